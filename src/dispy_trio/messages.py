@@ -1,0 +1,300 @@
+"""Every message of the job plane. This module knows no codec.
+
+Batches are columns, not lists of objects: a thousand jobs are three lists of a thousand, which
+costs no object per job on either side.
+
+Direction is told by the comment above each group. ``client`` is whoever gives work (a program or
+a scheduler), ``node`` is whoever runs it.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+__all__ = [
+    "BULK_THRESHOLD",
+    "MESSAGE_TYPES",
+    "AckResults",
+    "CancelJobs",
+    "CloseComputation",
+    "ComputationClosed",
+    "ComputationFailed",
+    "ComputationReady",
+    "FetchFile",
+    "FileFollows",
+    "FileMissing",
+    "Goodbye",
+    "JobsFinished",
+    "JobsReturned",
+    "JobsStarted",
+    "Message",
+    "NodeStatus",
+    "OpenComputation",
+    "Ping",
+    "Pong",
+    "RecallJobs",
+    "RunBulkJob",
+    "RunJobs",
+    "SessionState",
+]
+
+BULK_THRESHOLD = 256 * 1024
+"""Bytes. A payload larger than this travels over the bulk connection."""
+
+
+# Both ways.
+@frozen
+class Ping:
+    """Are you there? Sent every pulse interval; answered by `Pong` with the same token."""
+
+    token: int
+
+
+@frozen
+class Pong:
+    """I am."""
+
+    token: int
+
+
+@frozen
+class Goodbye:
+    """I close this session on purpose; do not wait for me."""
+
+    reason: str
+
+
+# Node to client, first thing after the handshake.
+@frozen
+class SessionState:
+    """What the node still knows of this session: empty on a first contact.
+
+    After a reconnect the client compares: what it believes to be on the node and is not listed
+    here never arrived, so it may be sent elsewhere without being run twice.
+    """
+
+    name: str
+    cpus: int
+    platform: str
+    numbers: list[int]
+    """Numbers of the jobs waiting, running, or ended and not yet acknowledged."""
+    computations: list[int]
+
+
+@frozen
+class NodeStatus:
+    """Resources of the node, on every pulse."""
+
+    cpu_percent: float
+    memory_free: int
+    """Bytes."""
+    disk_free: int
+    """Bytes."""
+    swap_percent_free: float
+    cpus: int
+
+
+# Client to node.
+@frozen
+class OpenComputation:
+    """Here is a computation; make a template process for it."""
+
+    computation: int
+    name: str
+    digest: str
+    """SHA-256 of the bundle, hex."""
+    bundle: bytes
+    """Empty when it comes over the bulk connection as `blob`."""
+    blob: int
+    """Identity of the blob that carries the bundle; 0 when it is inline."""
+    options: dict[str, str | int | float | bool | None]
+
+
+@frozen
+class RunJobs:
+    """Small jobs, by columns."""
+
+    computation: int
+    numbers: list[int]
+    attempts: list[int]
+    payloads: list[bytes]
+
+
+@frozen
+class RunBulkJob:
+    """One job whose argument comes over the bulk connection."""
+
+    computation: int
+    number: int
+    attempt: int
+    blob: int
+    sizes: list[int]
+    """Bytes of each part of the blob: the pickle first, then its out-of-band buffers."""
+
+
+@frozen
+class CancelJobs:
+    """Stop these, waiting or running. Each still ends with a result."""
+
+    numbers: list[int]
+    attempts: list[int]
+
+
+@frozen
+class RecallJobs:
+    """Give back up to `count` jobs of this computation that have not started, newest first."""
+
+    computation: int
+    count: int
+
+
+@frozen
+class AckResults:
+    """These results are safe with me; forget them."""
+
+    numbers: list[int]
+    attempts: list[int]
+
+
+@frozen
+class CloseComputation:
+    """End the computation: kill what runs when `terminate`, else let it finish first."""
+
+    computation: int
+    terminate: bool
+
+
+# Node to client.
+@frozen
+class ComputationReady:
+    """The template has loaded the bundle and run its setup."""
+
+    computation: int
+
+
+@frozen
+class ComputationFailed:
+    """The template could not load the bundle, or setup failed, or it died."""
+
+    computation: int
+    text: str
+
+
+@frozen
+class ComputationClosed:
+    """Nothing of the computation is left on the node."""
+
+    computation: int
+
+
+@frozen
+class JobsStarted:
+    """These run by now. Jobs that end within milliseconds may never be listed."""
+
+    numbers: list[int]
+    attempts: list[int]
+    starts: list[float]
+
+
+@frozen
+class JobsReturned:
+    """These had not started and will not run here."""
+
+    computation: int
+    numbers: list[int]
+
+
+@frozen
+class JobsFinished:
+    """Ends of jobs, by columns."""
+
+    numbers: list[int]
+    attempts: list[int]
+    outcomes: list[int]
+    """Values of `models.Outcome`."""
+    starts: list[float]
+    """Seconds since the epoch, by the node's clock."""
+    ends: list[float]
+    payloads: list[bytes]
+    """The pickled result, or the pickled account of what was raised, or a UTF-8 text."""
+    outputs: dict[int, tuple[bytes, bytes]]
+    """Number to (stdout, stderr), for the jobs that wrote anything."""
+    blobs: dict[int, tuple[int, list[int]]]
+    """Number to (blob, sizes), for the results that come over the bulk connection."""
+
+
+# Node to node, or client to node: files that jobs left on the node that made them.
+@frozen
+class FetchFile:
+    """Send me a file you keep."""
+
+    request: int
+    file: str
+    """32 hex digits, unguessable: to know it is to be allowed to read it."""
+
+
+@frozen
+class FileFollows:
+    """It comes as this blob."""
+
+    request: int
+    blob: int
+    size: int
+
+
+@frozen
+class FileMissing:
+    """It is not here, or not any more."""
+
+    request: int
+    text: str
+
+
+Message = (
+    Ping
+    | Pong
+    | Goodbye
+    | SessionState
+    | NodeStatus
+    | OpenComputation
+    | RunJobs
+    | RunBulkJob
+    | CancelJobs
+    | RecallJobs
+    | AckResults
+    | CloseComputation
+    | ComputationReady
+    | ComputationFailed
+    | ComputationClosed
+    | JobsStarted
+    | JobsReturned
+    | JobsFinished
+    | FetchFile
+    | FileFollows
+    | FileMissing
+)
+
+MESSAGE_TYPES: dict[int, type[Message]] = {
+    1: Ping,
+    2: Pong,
+    3: Goodbye,
+    4: SessionState,
+    5: NodeStatus,
+    10: OpenComputation,
+    11: RunJobs,
+    12: RunBulkJob,
+    13: CancelJobs,
+    14: RecallJobs,
+    15: AckResults,
+    16: CloseComputation,
+    30: ComputationReady,
+    31: ComputationFailed,
+    32: ComputationClosed,
+    33: JobsStarted,
+    34: JobsReturned,
+    35: JobsFinished,
+    50: FetchFile,
+    51: FileFollows,
+    52: FileMissing,
+}
+"""The number in a frame's header that tells its type. Numbers are never reused."""

@@ -1,0 +1,300 @@
+"""The only doors to the outside: network, wall clock, randomness and processes.
+
+Each is passed in. Production gives the real ones (`runtime.net`, `compute.processes`); a simulated
+cluster gives those of `testing`, and then runs in one process under `trio.testing.MockClock`.
+Durations never come through here: they are `trio.current_time()`, which the mock clock serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import trio
+from attrs import define, field, frozen
+
+__all__ = [
+    "ByteStream",
+    "Listener",
+    "Net",
+    "Spawner",
+    "Template",
+    "TemplateDied",
+    "TemplateEvent",
+    "TemplateFailed",
+    "TemplateReady",
+    "WallClock",
+    "WorkerCall",
+    "WorkerDied",
+    "WorkerJob",
+    "WorkerRecalled",
+    "WorkerResult",
+    "WorkerResults",
+    "WorkerStarted",
+]
+
+WallClock = Callable[[], float]
+"""Seconds since the epoch, for timestamps that people read; `time.time` in production."""
+
+
+# --- network -----------------------------------------------------------------------------------
+class ByteStream(Protocol):
+    """One reliable, ordered byte stream."""
+
+    @property
+    def peer(self) -> str:
+        """Address of the other end, ``host:port``, for error texts."""
+        ...
+
+    @property
+    def secure(self) -> bytes:
+        """SHA-256 of the listening side's TLS certificate; empty when the stream is not TLS."""
+        ...
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Hand over what the kernel takes at once, never waiting.
+
+        Returns the number of bytes taken, possibly 0 (TLS streams always answer 0).
+
+        Raises:
+            ConnectionLost: the stream is dead.
+        """
+        ...
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        """Send everything. A failure or cancellation in the middle leaves the stream unusable."""
+        ...
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes and put them at the start of `buffer`; 0 means the other end closed."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close at once; later calls raise `ConnectionLost`."""
+        ...
+
+
+class Listener(Protocol):
+    """Accepts byte streams on one bound address."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The address bound, with the port the kernel chose when 0 was asked for."""
+        ...
+
+    async def accept(self) -> ByteStream: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Net(Protocol):
+    """Dials and listens."""
+
+    async def dial(self, host: str, port: int) -> ByteStream:
+        """Open a stream.
+
+        Raises:
+            ConnectError: names the address and the reason.
+        """
+        ...
+
+    async def listen(self, host: str, port: int) -> Listener:
+        """Bind; port 0 lets the system choose.
+
+        Raises:
+            PortInUse: names the address.
+        """
+        ...
+
+
+# --- processes ---------------------------------------------------------------------------------
+@define(eq=False)
+class WorkerJob:
+    """One job on its way into a worker process."""
+
+    sequence: int
+    """Counts the jobs given to this worker from 1."""
+    payload: bytes | None
+    """The pickled arguments; None when `segment` carries them."""
+    segment: int | None = None
+    """A memfd that carries the parts; the callee closes it when the worker has it."""
+    sizes: Sequence[int] = ()
+
+
+@define(eq=False)
+class WorkerResult:
+    """One job as it came out of a worker process."""
+
+    sequence: int
+    outcome: int
+    """Value of `models.Outcome`."""
+    start: float
+    end: float
+    payload: bytes
+    stdout: bytes = b""
+    stderr: bytes = b""
+    segment: int | None = None
+    """A memfd that carries the result's parts, owned by the receiver."""
+    sizes: Sequence[int] = ()
+
+
+@frozen
+class TemplateReady:
+    """The bundle is loaded; workers can be forked."""
+
+
+@frozen
+class TemplateFailed:
+    """The bundle can't be loaded; the template is gone."""
+
+    text: str
+
+
+@frozen
+class TemplateDied:
+    """The template ended by itself, and its workers with it."""
+
+    text: str
+
+
+@frozen
+class WorkerStarted:
+    """A worker is forked and waits for jobs."""
+
+    worker: int
+    pid: int
+
+
+@frozen
+class WorkerResults:
+    """Jobs ended, in the order in which they ran."""
+
+    worker: int
+    results: Sequence[WorkerResult]
+
+
+@frozen
+class WorkerRecalled:
+    """The worker answered a recall: it has started nothing beyond `started`, and will not."""
+
+    worker: int
+    started: int
+
+
+@frozen
+class WorkerDied:
+    """A worker ended. All results it completed were delivered before this."""
+
+    worker: int
+    started: int
+    """Sequence of the last job it started, 0 for none."""
+    how: str
+    """For people: ``killed by SIGSEGV (11)``, ``exit code 3 without a result``…"""
+    stderr: bytes
+    """The last lines the job wrote to stderr."""
+    stdout: bytes = b""
+
+
+@frozen
+class WorkerCall:
+    """The running job asks its node for something (see `dispy_trio.job`)."""
+
+    worker: int
+    call: int
+    """Goes back with the answer."""
+    kind: str
+    body: dict[str, Any]
+
+
+TemplateEvent = (
+    TemplateReady
+    | TemplateFailed
+    | TemplateDied
+    | WorkerStarted
+    | WorkerResults
+    | WorkerRecalled
+    | WorkerDied
+    | WorkerCall
+)
+
+
+class Template(Protocol):
+    """One computation's process that forks workers. All methods are sync and never wait.
+
+    What happens is told through the callback given to `Spawner.open_template`, one event at a
+    time, from the same Trio thread.
+    """
+
+    def start_worker(self, worker: int) -> None:
+        """Fork a worker; `WorkerStarted` or `WorkerDied` follows."""
+        ...
+
+    def send_jobs(self, worker: int, jobs: Sequence[WorkerJob]) -> None:
+        """Append to the worker's queue."""
+        ...
+
+    def poll(self, worker: int) -> tuple[int, float]:
+        """Deliver results that the worker has finished but not announced.
+
+        Returns the sequence of the last job it started and when that was (epoch seconds).
+        """
+        ...
+
+    def recall(self, worker: int) -> None:
+        """Take back all jobs the worker has not started; `WorkerRecalled` follows."""
+        ...
+
+    def interrupt(self, worker: int, sequence: int) -> None:
+        """SIGINT to the job's process group, if that very job still runs."""
+        ...
+
+    def terminate(self, worker: int, sequence: int) -> None:
+        """SIGTERM to the job's process group, if that very job still runs."""
+        ...
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL to the worker's whole process group; `WorkerDied` follows."""
+        ...
+
+    def stop_worker(self, worker: int) -> None:
+        """Ask an idle worker to exit; `WorkerDied` follows with ``how="stopped"``."""
+        ...
+
+    def answer(self, worker: int, call: int, body: dict[str, Any]) -> None:
+        """Answer a `WorkerCall`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Kill what is left, reap it, release every descriptor and file. Returns when gone."""
+        ...
+
+
+@define
+class TemplateSettings:
+    """What a template process is told beside its bundle."""
+
+    directory: str
+    """The computation's directory: workers start in it, and it is first on ``sys.path``."""
+    node_name: str = ""
+    node_address: str = ""
+    environment: dict[str, str] = field(factory=dict)
+    output_limit: int = 1 << 20
+    """Bytes kept of each of a job's stdout and stderr; the middle of longer ones is cut out."""
+
+
+class Spawner(Protocol):
+    """Starts template processes."""
+
+    async def open_template(
+        self,
+        bundle: memoryview | bytes,
+        settings: TemplateSettings,
+        on_event: Callable[[TemplateEvent], None],
+        nursery: trio.Nursery,
+    ) -> Template:
+        """Start a template and hand it the bundle; returns before it has loaded it."""
+        ...
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Optionally start a process ahead of the first computation, to save its start-up."""
+        ...

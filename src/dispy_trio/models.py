@@ -47,9 +47,11 @@ class Outcome(IntEnum):
     DIED = 4
     """The worker process ended under the job; UTF-8 text that says how."""
     CANCELLED = 5
-    """Cancelled before it ended by itself; UTF-8 text."""
+    """Cancelled before it started; UTF-8 text."""
     REFUSED = 6
     """Never started: its arguments can't be unpickled there, say; UTF-8 text."""
+    INTERRUPTED = 7
+    """Cancelled while it ran; UTF-8 text."""
 
 
 @frozen
@@ -85,6 +87,13 @@ class Job:
     """The payload of the result, still pickled; buffers when it came in parts."""
     start_time: float | None = None
     end_time: float | None = None
-    node: Any = None
-    """The node it was sent to, an opaque key of the roster."""
+    computation: int = 1
+    size: int = 0
+    """Bytes of a large payload that is not ``bytes``."""
+    node: str | None = None
+    """The roster's key of the node it was sent to last."""
+    cancelling: bool = False
     output: tuple[bytes, bytes] | None = None
+    """What it wrote to stdout and stderr."""
+    blob: tuple[int, list[int]] | None = None
+    """Blob and part sizes of a result that comes over the bulk connection."""

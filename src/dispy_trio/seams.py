@@ -117,7 +117,7 @@ class WorkerJob:
     payload: bytes | None
     """The pickled arguments; None when `segment` carries them."""
     segment: int | None = None
-    """A memfd that carries the parts; the callee closes it when the worker has it."""
+    """A memfd that carries the parts. It stays the caller's: a recalled job is sent again."""
     sizes: Sequence[int] = ()
 
 
@@ -193,6 +193,10 @@ class WorkerDied:
     stderr: bytes
     """The last lines the job wrote to stderr."""
     stdout: bytes = b""
+    start: float = 0.0
+    """When the last job it started did so, by the node's clock, seconds since the epoch."""
+    end: float = 0.0
+    """When the end was noticed."""
 
 
 @frozen

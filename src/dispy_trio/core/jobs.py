@@ -1,0 +1,83 @@
+"""The life of a job, as a table.
+
+`MOVES` is the whole of it: what is not listed can't happen. The picture in the documentation is
+drawn from it (see `draw`).
+
+A job that was reported `Abandoned` may still become `Finished` or `Terminated`, once, when the
+node that was thought lost comes back with that same attempt.
+"""
+
+from __future__ import annotations
+
+from dispy_trio.errors import IllegalMove
+from dispy_trio.models import Job, JobStatus, Outcome
+
+__all__ = ["ENDED", "MOVES", "draw", "has_ended", "move", "status_of"]
+
+_S = JobStatus
+
+MOVES: dict[JobStatus, frozenset[JobStatus]] = {
+    _S.Created: frozenset(
+        {_S.Running, _S.ProvisionalResult, _S.Cancelled, _S.Terminated, _S.Abandoned, _S.Finished}
+    ),
+    _S.Running: frozenset(
+        {_S.Created, _S.ProvisionalResult, _S.Cancelled, _S.Terminated, _S.Abandoned, _S.Finished}
+    ),
+    _S.ProvisionalResult: frozenset(
+        {
+            _S.Created,
+            _S.ProvisionalResult,
+            _S.Cancelled,
+            _S.Terminated,
+            _S.Abandoned,
+            _S.Finished,
+        }
+    ),
+    _S.Abandoned: frozenset({_S.Terminated, _S.Finished}),
+    _S.Cancelled: frozenset(),
+    _S.Terminated: frozenset(),
+    _S.Finished: frozenset(),
+}
+
+ENDED = frozenset({_S.Cancelled, _S.Terminated, _S.Abandoned, _S.Finished})
+
+
+def has_ended(job: Job) -> bool:
+    return job.status in ENDED
+
+
+def move(job: Job, status: JobStatus) -> None:
+    """Change a job's status.
+
+    Raises:
+        IllegalMove: the table does not hold that move; the text tells the job's story.
+    """
+    if status not in MOVES[job.status]:
+        raise IllegalMove(
+            f"job {job.number} (attempt {job.attempt}, node {job.node}) can't go from"
+            f" {job.status.name} to {status.name}"
+        )
+    job.status = status
+
+
+def status_of(outcome: int) -> JobStatus:
+    """The status users see for an outcome a node reports.
+
+    A job cancelled before it ran is Cancelled; one cancelled while it ran is Terminated, as in
+    dispy.
+    """
+    if outcome == Outcome.RETURNED:
+        return _S.Finished
+    if outcome == Outcome.CANCELLED:
+        return _S.Cancelled
+    return _S.Terminated
+
+
+def draw() -> str:
+    """The table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", "    [*] --> Created"]
+    for source, targets in MOVES.items():
+        lines += [f"    {source.name} --> {target.name}" for target in sorted(targets)]
+        if source in ENDED:
+            lines.append(f"    {source.name} --> [*]")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,914 @@
+"""What a node decides: which job runs in which worker, and what becomes of it.
+
+Theory of operation
+-------------------
+A node has slots. A slot is taken by each worker that has been given jobs, so a node never runs
+more jobs than it has slots, whatever a returning or a second client believes.
+
+Each computation has its own queue and its own workers, forked when a slot is free and jobs wait.
+A worker is given one job, and, when its computation's jobs are short, as many more as fit into
+`WORKER_SECONDS`; they can be recalled until they start. A worker that has run dry gives its slot
+back, and the computation whose turn it is takes it.
+
+Results stay in the session until the client acknowledged them. When the client is gone they wait,
+and a client that comes back with the same session is sent all of them again; whoever receives a
+result twice drops it by number and attempt.
+
+The cancel ladder of a running job: SIGINT at once, SIGTERM after 5 s, SIGKILL after 7 s, each to
+the process group of that very job. Before the first rung what waits behind the job in its worker
+is recalled, so that no other job suffers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum, auto
+from typing import Any, assert_never
+
+from attrs import define, field
+
+from dispy_trio import messages, seams
+from dispy_trio.core import commands as c
+from dispy_trio.core import events as e
+from dispy_trio.errors import IllegalMove
+from dispy_trio.models import Outcome
+
+__all__ = ["NodeJob", "NodeMachine", "NodeMachineEvent", "TemplateReport", "WorkerState"]
+
+WORKER_SECONDS = 0.004
+"""Work to keep waiting inside a worker."""
+WORKER_JOBS = 1024
+WORKER_BYTES = 256 * 1024
+POLL_SECONDS = 0.002
+"""How often a worker with more than one job is looked at."""
+STARTED_SECONDS = 0.02
+"""A job that runs this long is reported as started."""
+TERM_AFTER = 5.0
+KILL_AFTER = 7.0
+STILLBORN_LIMIT = 3
+"""Workers of a computation that may die in a row before any ran a job."""
+
+
+@define
+class TemplateReport:
+    """A `seams.TemplateEvent` with the computation it is about."""
+
+    session: str
+    computation: int
+    event: seams.TemplateEvent
+
+
+NodeMachineEvent = (
+    e.Tick
+    | e.SessionConnected
+    | e.SessionDisconnected
+    | e.SessionClosed
+    | e.MessageReceived
+    | e.TemplateClosed
+    | TemplateReport
+)
+
+
+class Loading(Enum):
+    """How far a computation has got on this node."""
+
+    LOADING = auto()
+    READY = auto()
+    CLOSING = auto()
+
+
+class WorkerState(Enum):
+    """Where a worker is in its life."""
+
+    STARTING = auto()
+    IDLE = auto()
+    BUSY = auto()
+    RECALLING = auto()
+    """Its waiting jobs are asked back; nothing is given to it meanwhile."""
+    ENDING = auto()
+    """It was told to stop or is being killed."""
+
+
+WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.STARTING: frozenset({WorkerState.IDLE, WorkerState.ENDING}),
+    WorkerState.IDLE: frozenset({WorkerState.BUSY, WorkerState.ENDING}),
+    WorkerState.BUSY: frozenset({WorkerState.IDLE, WorkerState.RECALLING, WorkerState.ENDING}),
+    WorkerState.RECALLING: frozenset({WorkerState.BUSY, WorkerState.IDLE, WorkerState.ENDING}),
+    WorkerState.ENDING: frozenset(),
+}
+
+
+@define(eq=False)
+class NodeJob:
+    """One job on this node."""
+
+    number: int
+    attempt: int
+    payload: bytes | None
+    segment: int | None = None
+    """A memfd with the arguments of a large job; given away with the job."""
+    sizes: Sequence[int] = ()
+    sequence: int = 0
+    """Its place in its worker's queue; 0 while it waits here."""
+    cancelled: bool = False
+    reported: bool = False
+    """The client was told that it runs."""
+
+
+@define(eq=False)
+class Worker:
+    """One worker process."""
+
+    number: int
+    state: WorkerState = WorkerState.STARTING
+    sent: deque[NodeJob] = field(factory=deque)
+    next_sequence: int = 1
+    busy_since: float = 0.0
+    """When the job at the head became the head, as far as this machine saw."""
+    ladder: int = 0
+    """Rungs of the cancel ladder climbed for the job at the head."""
+    cancel_at: float = math.inf
+    """When the cancel of the job at the head was asked for."""
+    ran: bool = False
+    holds_slot: bool = False
+
+    def move(self, state: WorkerState) -> None:
+        if state not in WORKER_MOVES[self.state]:
+            raise IllegalMove(
+                f"worker {self.number} can't go from {self.state.name} to {state.name}"
+            )
+        self.state = state
+
+
+@define(eq=False)
+class Computation:
+    """One computation of one session."""
+
+    session: str
+    number: int
+    name: str
+    state: Loading = Loading.LOADING
+    waiting: deque[NodeJob] = field(factory=deque)
+    workers: dict[int, Worker] = field(factory=dict)
+    duration: float | None = None
+    stillborn: int = 0
+    closing: bool = False
+    """The client wants it closed once its jobs have ended."""
+
+    @property
+    def depth(self) -> int:
+        """Jobs to give to one worker at a time."""
+        if self.duration is None:
+            return 1
+        return 1 + min(WORKER_JOBS, int(WORKER_SECONDS / max(self.duration, 1e-7)))
+
+    @property
+    def idle_workers(self) -> Iterator[Worker]:
+        return (w for w in self.workers.values() if w.state is WorkerState.IDLE)
+
+
+@define(eq=False)
+class EndedJob:
+    """A result kept until the client acknowledged it."""
+
+    attempt: int
+    outcome: int
+    start: float
+    end: float
+    payload: bytes
+    output: tuple[bytes, bytes] | None = None
+    blob: int = 0
+    segment: int | None = None
+    sizes: Sequence[int] = ()
+
+
+@define(eq=False)
+class Session:
+    """One client, connected or not."""
+
+    key: str
+    peer: str
+    connected: bool = True
+    closed: bool = False
+    """It said goodbye."""
+    jobs: dict[int, NodeJob] = field(factory=dict)
+    """Waiting or running, by number."""
+    ended: dict[int, EndedJob] = field(factory=dict)
+    """Ended and not acknowledged, by number."""
+    computations: dict[int, Computation] = field(factory=dict)
+
+
+@define(eq=False)
+class NodeMachine:
+    """All sessions, computations and workers of one node."""
+
+    name: str
+    slots: int
+    platform: str = ""
+    sessions: dict[str, Session] = field(factory=dict)
+    jobs_done: int = 0
+    _taken: int = 0
+    """Slots with a worker that starts or has jobs."""
+    _turn: deque[Computation] = field(factory=deque)
+    """Whose turn it is to take a slot."""
+    _next_worker: int = 1
+    _next_blob: int = 1
+    _poll_at: float = math.inf
+    _out: list[c.NodeCommand] = field(factory=list)
+    _now: float = 0.0
+
+    # --- the door ------------------------------------------------------------------------------
+    def handle(self, event: NodeMachineEvent, *, now: float) -> list[c.NodeCommand]:
+        """Take in what happened; return what to do about it."""
+        self._now = now
+        match event:
+            case TemplateReport(session=key, computation=number, event=report):
+                session = self.sessions.get(key)
+                computation = session.computations.get(number) if session else None
+                if session is not None and computation is not None:
+                    self._on_report(session, computation, report)
+            case e.MessageReceived(source=key, message=message):
+                session = self.sessions.get(key)
+                if session is not None:
+                    self._on_message(session, message)
+            case e.Tick():
+                self._poll()
+            case e.SessionConnected(session=key, peer=peer):
+                self._connected(key, peer)
+            case e.SessionDisconnected(session=key):
+                if (session := self.sessions.get(key)) is not None:
+                    session.connected = False
+            case e.SessionClosed(session=key):
+                if (session := self.sessions.get(key)) is not None:
+                    self._end_session(session)
+            case e.TemplateClosed(session=key, computation=number):
+                self._template_closed(key, number)
+            case _:
+                assert_never(event)
+        self._fill_slots()
+        out, self._out = self._out, []
+        return out
+
+    def next_deadline(self) -> float:
+        """When to feed a `Tick`; infinity for never."""
+        return self._poll_at
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, runs, or is being closed here."""
+        return not any(s.jobs or s.computations for s in self.sessions.values())
+
+    # --- sessions ------------------------------------------------------------------------------
+    def _connected(self, key: str, peer: str) -> None:
+        session = self.sessions.get(key)
+        if session is None:
+            session = self.sessions[key] = Session(key, peer)
+        session.connected = True
+        session.peer = peer
+        self._send(
+            session,
+            messages.SessionState(
+                name=self.name,
+                cpus=self.slots,
+                platform=self.platform,
+                numbers=[*session.jobs, *session.ended],
+                computations=[n for n, comp in session.computations.items() if not comp.closing],
+            ),
+        )
+        for computation in session.computations.values():
+            if computation.state is Loading.READY:
+                self._send(session, messages.ComputationReady(computation.number))
+        self._deliver(session, session.ended)
+
+    def _end_session(self, session: Session) -> None:
+        session.connected = False
+        session.closed = True
+        for ended in session.ended.values():
+            self._release(ended)
+        session.ended.clear()
+        for computation in list(session.computations.values()):
+            self._close(session, computation, terminate=True)
+        if not session.computations:
+            del self.sessions[session.key]
+
+    def _send(self, session: Session, message: messages.Message) -> None:
+        if session.connected:
+            self._out.append(c.Send(session.key, message))
+
+    # --- messages ------------------------------------------------------------------------------
+    def _on_message(self, session: Session, message: messages.Message) -> None:
+        match message:
+            case messages.RunJobs():
+                self._run(session, message)
+            case messages.AckResults():
+                self._acknowledged(session, message)
+            case messages.OpenComputation():
+                self._open(session, message, message.bundle)
+            case messages.CancelJobs():
+                for number, attempt in zip(message.numbers, message.attempts, strict=True):
+                    job = session.jobs.get(number)
+                    if job is not None and attempt in (job.attempt, -1):
+                        self._cancel(session, job)
+            case messages.RecallJobs(computation=number, count=count):
+                self._recall(session, number, count)
+            case messages.CloseComputation(computation=number, terminate=terminate):
+                computation = session.computations.get(number)
+                if computation is None:
+                    self._send(session, messages.ComputationClosed(number))
+                else:
+                    self._close(session, computation, terminate=terminate)
+            case _:
+                # Heartbeats and files are the shell's; the rest is never sent to a node.
+                return
+
+    def open_computation(
+        self, session_key: str, message: messages.OpenComputation, bundle: Any, *, now: float
+    ) -> list[c.NodeCommand]:
+        """As the message, with the bundle that came over the bulk connection."""
+        self._now = now
+        session = self.sessions.get(session_key)
+        if session is not None:
+            self._open(session, message, bundle)
+        out, self._out = self._out, []
+        return out
+
+    def run_bulk_job(
+        self, session_key: str, message: messages.RunBulkJob, segment: int, *, now: float
+    ) -> list[c.NodeCommand]:
+        """As the message, with the segment that holds its arguments; it is ours from here."""
+        self._now = now
+        session = self.sessions.get(session_key)
+        computation = session.computations.get(message.computation) if session else None
+        if session is None or computation is None or message.number in session.jobs:
+            self._out.append(c.ReleaseSegment(segment))
+        else:
+            job = NodeJob(message.number, message.attempt, None, segment, message.sizes)
+            session.jobs[message.number] = job
+            computation.waiting.append(job)
+            self._fill_slots()
+        out, self._out = self._out, []
+        return out
+
+    def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
+        number = message.computation
+        if number in session.computations:
+            return
+        computation = Computation(session.key, number, message.name)
+        session.computations[number] = computation
+        self._turn.append(computation)
+        self._out.append(
+            c.OpenTemplate(session.key, number, message.name, bundle, dict(message.options))
+        )
+
+    def _run(self, session: Session, message: messages.RunJobs) -> None:
+        computation = session.computations.get(message.computation)
+        if computation is None or computation.state is Loading.CLOSING:
+            # The client closed it, or it failed; the client hears of that by its own message.
+            self._send(session, messages.JobsReturned(message.computation, message.numbers))
+            return
+        jobs = session.jobs
+        ended = session.ended
+        append = computation.waiting.append
+        for number, attempt, payload in zip(
+            message.numbers, message.attempts, message.payloads, strict=True
+        ):
+            if number in jobs or (number in ended and ended[number].attempt >= attempt):
+                continue
+            job = NodeJob(number, attempt, payload)
+            jobs[number] = job
+            append(job)
+
+    def _acknowledged(self, session: Session, message: messages.AckResults) -> None:
+        pop = session.ended.pop
+        for number in message.numbers:
+            ended = pop(number, None)
+            if ended is not None and ended.segment is not None:
+                self._release(ended)
+
+    def _release(self, ended: EndedJob) -> None:
+        if ended.segment is not None:
+            self._out.append(c.ReleaseSegment(ended.segment))
+            ended.segment = None
+
+    # --- what templates and workers tell -------------------------------------------------------
+    def _on_report(
+        self, session: Session, computation: Computation, report: seams.TemplateEvent
+    ) -> None:
+        if computation.state is Loading.CLOSING:
+            # All its jobs have ended; what its dying processes still say changes nothing.
+            if isinstance(report, seams.WorkerResults):
+                for result in report.results:
+                    if result.segment is not None:
+                        self._out.append(c.ReleaseSegment(result.segment))
+            return
+        match report:
+            case seams.WorkerResults(worker=number, results=results):
+                self._results(session, computation, computation.workers[number], results)
+            case seams.WorkerStarted(worker=number):
+                worker = computation.workers[number]
+                if worker.state is WorkerState.STARTING:
+                    worker.move(WorkerState.IDLE)
+                    self._give_slot_back(worker)
+            case seams.WorkerRecalled(worker=number, started=started):
+                self._recalled(session, computation, computation.workers[number], started)
+            case seams.WorkerDied():
+                self._worker_died(session, computation, report)
+            case seams.TemplateReady():
+                if computation.state is Loading.LOADING:
+                    computation.state = Loading.READY
+                    self._send(session, messages.ComputationReady(computation.number))
+            case seams.TemplateFailed(text=text):
+                self._fail(session, computation, text)
+            case seams.TemplateDied(text=text):
+                self._fail(session, computation, f"its process ended: {text}")
+            case seams.WorkerCall():
+                # Answered by the shell: it is about files, not about jobs.
+                return
+            case _:
+                assert_never(report)
+
+    def _results(
+        self,
+        session: Session,
+        computation: Computation,
+        worker: Worker,
+        results: Sequence[seams.WorkerResult],
+    ) -> None:
+        jobs = session.jobs
+        ended = session.ended
+        sent = worker.sent
+        fresh: dict[int, EndedJob] = {}
+        total = 0.0
+        for result in results:
+            job = sent.popleft()
+            if job.sequence != result.sequence:
+                raise IllegalMove(
+                    f"worker {worker.number} reports job {result.sequence} of its queue while"
+                    f" {job.sequence} is next"
+                )
+            number = job.number
+            outcome = result.outcome
+            if outcome == Outcome.CANCELLED:
+                outcome = Outcome.INTERRUPTED
+            total += result.end - result.start
+            output = (result.stdout, result.stderr) if result.stdout or result.stderr else None
+            record = EndedJob(
+                job.attempt, outcome, result.start, result.end, result.payload, output
+            )
+            if job.segment is not None:
+                self._out.append(c.ReleaseSegment(job.segment))
+            if result.segment is not None:
+                record.segment = result.segment
+                record.sizes = result.sizes
+                record.blob = self._next_blob
+                self._next_blob += 1
+            del jobs[number]
+            ended[number] = record
+            fresh[number] = record
+        if not fresh:
+            return
+        count = len(fresh)
+        self.jobs_done += count
+        worker.ran = True
+        computation.stillborn = 0
+        mean = max(total / count, 1e-7)
+        old = computation.duration
+        weight = min(0.5, 0.1 * count)
+        computation.duration = mean if old is None else old + weight * (mean - old)
+        worker.busy_since = self._now
+        worker.cancel_at = math.inf
+        worker.ladder = 0
+        if sent:
+            if sent[0].cancelled:
+                # It was waiting when its cancel came, and started before it could be recalled.
+                self._climb(computation, worker)
+            if worker.state is WorkerState.BUSY:
+                self._top_up(computation, worker)
+        elif worker.state is WorkerState.BUSY:
+            self._top_up(computation, worker)
+            if not sent:
+                worker.move(WorkerState.IDLE)
+                self._give_slot_back(worker)
+        if session.closed:
+            for record in fresh.values():
+                self._release(record)
+            ended.clear()
+        else:
+            self._deliver(session, fresh)
+        if computation.closing:
+            self._check_drained(session, computation)
+
+    def _recalled(
+        self, session: Session, computation: Computation, worker: Worker, started: int
+    ) -> None:
+        returned: list[NodeJob] = []
+        while worker.sent and worker.sent[-1].sequence > started:
+            returned.append(worker.sent.pop())
+        for job in returned:
+            job.sequence = 0
+            computation.waiting.appendleft(job)
+        self._drop_cancelled(session, computation)
+        if worker.state is WorkerState.RECALLING:
+            if worker.sent:
+                worker.move(WorkerState.BUSY)
+            else:
+                worker.move(WorkerState.IDLE)
+                self._give_slot_back(worker)
+        if worker.sent and worker.sent[0].cancelled and worker.ladder == 0:
+            self._climb(computation, worker)
+        if computation.closing:
+            self._check_drained(session, computation)
+
+    def _worker_died(
+        self, session: Session, computation: Computation, report: seams.WorkerDied
+    ) -> None:
+        worker = computation.workers.pop(report.worker)
+        self._give_slot_back(worker)
+        victim: NodeJob | None = None
+        if worker.sent and worker.sent[0].sequence <= report.started:
+            victim = worker.sent.popleft()
+        for job in reversed(worker.sent):
+            job.sequence = 0
+            computation.waiting.appendleft(job)
+        worker.sent.clear()
+        if victim is not None:
+            computation.stillborn = 0
+            self._end(
+                session,
+                victim,
+                Outcome.INTERRUPTED if victim.cancelled else Outcome.DIED,
+                f"{report.how}, on node {self.name}, attempt {victim.attempt}",
+                start=report.start,
+                end=report.end,
+                output=(report.stdout, report.stderr),
+            )
+        elif not worker.ran and worker.state is not WorkerState.ENDING:
+            computation.stillborn += 1
+            if computation.stillborn >= STILLBORN_LIMIT:
+                self._fail(
+                    session,
+                    computation,
+                    f"{computation.stillborn} worker processes in a row ended before they ran a"
+                    f" job, the last one: {report.how}",
+                )
+                return
+        self._drop_cancelled(session, computation)
+        if computation.closing:
+            self._check_drained(session, computation)
+
+    def _end(
+        self,
+        session: Session,
+        job: NodeJob,
+        outcome: Outcome,
+        text: str,
+        *,
+        start: float = 0.0,
+        end: float = 0.0,
+        output: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        """A job ends by something other than its own result."""
+        session.jobs.pop(job.number, None)
+        if job.segment is not None:
+            self._out.append(c.ReleaseSegment(job.segment))
+        record = EndedJob(job.attempt, outcome, start, end, text.encode(), output)
+        if not session.closed:
+            session.ended[job.number] = record
+            self._deliver(session, {job.number: record})
+
+    def _deliver(self, session: Session, ended: dict[int, EndedJob]) -> None:
+        if not session.connected or not ended:
+            return
+        small: list[tuple[int, EndedJob]] = []
+        size = 0
+        for number, record in ended.items():
+            if record.segment is not None:
+                self._send_columns(session, [(number, record)])
+                continue
+            small.append((number, record))
+            size += len(record.payload)
+            if record.output is not None:
+                size += len(record.output[0]) + len(record.output[1])
+            if size > WORKER_BYTES or len(small) >= WORKER_JOBS:
+                self._send_columns(session, small)
+                small = []
+                size = 0
+        if small:
+            self._send_columns(session, small)
+
+    def _send_columns(self, session: Session, records: list[tuple[int, EndedJob]]) -> None:
+        message = messages.JobsFinished(
+            numbers=[number for number, _ in records],
+            attempts=[r.attempt for _, r in records],
+            outcomes=[r.outcome for _, r in records],
+            starts=[r.start for _, r in records],
+            ends=[r.end for _, r in records],
+            payloads=[r.payload for _, r in records],
+            outputs={number: r.output for number, r in records if r.output is not None},
+            blobs={number: (r.blob, list(r.sizes)) for number, r in records if r.blob},
+        )
+        self._out.append(
+            c.SendResults(
+                session.key,
+                message,
+                {r.blob: r.segment for _, r in records if r.segment is not None},
+            )
+        )
+
+    # --- slots ---------------------------------------------------------------------------------
+    def _fill_slots(self) -> None:
+        """Give free slots to the computations in turn."""
+        turn = self._turn
+        for _ in range(len(turn)):
+            if self._taken >= self.slots:
+                return
+            computation = turn[0]
+            turn.rotate(-1)
+            if computation.state is not Loading.READY or not computation.waiting:
+                continue
+            for worker in list(computation.idle_workers):
+                if not computation.waiting or self._taken >= self.slots:
+                    break
+                self._take_slot(worker)
+                worker.move(WorkerState.BUSY)
+                worker.busy_since = self._now
+                self._give_jobs(computation, worker)
+            states = [w.state for w in computation.workers.values()]
+            starting = states.count(WorkerState.STARTING)
+            while (
+                len(computation.waiting) > starting
+                and self._taken < self.slots
+                and len(computation.workers) < self.slots
+            ):
+                self._start_worker(computation)
+                starting += 1
+
+    def _take_slot(self, worker: Worker) -> None:
+        worker.holds_slot = True
+        self._taken += 1
+
+    def _give_slot_back(self, worker: Worker) -> None:
+        if worker.holds_slot:
+            worker.holds_slot = False
+            self._taken -= 1
+
+    def _start_worker(self, computation: Computation) -> None:
+        worker = Worker(self._next_worker)
+        self._next_worker += 1
+        computation.workers[worker.number] = worker
+        self._take_slot(worker)
+        self._out.append(c.StartWorker(computation.session, computation.number, worker.number))
+
+    def _others_wait(self, computation: Computation) -> bool:
+        return len(self._turn) > 1 and any(
+            other.waiting and other.state is Loading.READY
+            for other in self._turn
+            if other is not computation
+        )
+
+    def _top_up(self, computation: Computation, worker: Worker) -> None:
+        """A busy worker has ended jobs: keep it supplied, unless its slot is another's due."""
+        sent = worker.sent
+        if not computation.waiting or (sent and sent[0].cancelled):
+            return
+        if len(sent) * 2 > computation.depth:
+            return  # A good batch will fit soon.
+        if self._taken >= self.slots and self._others_wait(computation):
+            return  # It runs dry, and the slot goes to whoever's turn it is.
+        self._give_jobs(computation, worker)
+
+    def _give_jobs(self, computation: Computation, worker: Worker) -> None:
+        waiting = computation.waiting
+        busy = sum(1 for w in computation.workers.values() if w.state is WorkerState.BUSY)
+        # An even share at most, so that no worker hoards what another could run.
+        room = min(computation.depth - len(worker.sent), len(waiting) // max(1, busy) + 1)
+        first = worker.next_sequence
+        batch: list[NodeJob] = []
+        size = 0
+        while waiting and len(batch) < room and size <= WORKER_BYTES:
+            job = waiting.popleft()
+            job.sequence = first + len(batch)
+            batch.append(job)
+            size += len(job.payload) if job.payload is not None else WORKER_BYTES
+        if not batch:
+            return
+        worker.next_sequence = first + len(batch)
+        worker.sent.extend(batch)
+        self._out.append(
+            c.SendJobsToWorker(computation.session, computation.number, worker.number, first, batch)
+        )
+        self._arm(POLL_SECONDS if len(worker.sent) > 1 else STARTED_SECONDS)
+
+    def _arm(self, delay: float) -> None:
+        self._poll_at = min(self._poll_at, self._now + delay)
+
+    def _poll(self) -> None:
+        """Look at the workers: results they hold back, jobs to report, ladders to climb."""
+        self._poll_at = math.inf
+        for session in self.sessions.values():
+            started: list[c.StartedJob] = []
+            for computation in session.computations.values():
+                for worker in computation.workers.values():
+                    if worker.sent:
+                        self._poll_worker(computation, worker, started)
+            if started:
+                self._out.append(c.SendStarted(session.key, started))
+
+    def _poll_worker(
+        self, computation: Computation, worker: Worker, started: list[c.StartedJob]
+    ) -> None:
+        head = worker.sent[0]
+        stuck = self._now - worker.busy_since
+        if len(worker.sent) > 1:
+            self._out.append(c.PollWorker(computation.session, computation.number, worker.number))
+            if (
+                stuck > STARTED_SECONDS
+                and worker.state is WorkerState.BUSY
+                and self._taken < self.slots
+            ):
+                # One long job after many short ones, and a slot is free: others could run.
+                self._recall_worker(computation, worker)
+            self._arm(POLL_SECONDS if stuck < STARTED_SECONDS else STARTED_SECONDS)
+        if not head.reported:
+            if stuck >= STARTED_SECONDS:
+                head.reported = True
+                started.append(
+                    c.StartedJob(
+                        computation.number,
+                        worker.number,
+                        head.sequence,
+                        head.number,
+                        head.attempt,
+                    )
+                )
+            else:
+                self._arm(STARTED_SECONDS - stuck + 0.001)
+        if worker.cancel_at < math.inf:
+            self._climb(computation, worker)
+
+    def _recall_worker(self, computation: Computation, worker: Worker) -> None:
+        worker.move(WorkerState.RECALLING)
+        self._out.append(c.RecallWorker(computation.session, computation.number, worker.number))
+
+    # --- cancel and close ----------------------------------------------------------------------
+    def _cancel(self, session: Session, job: NodeJob) -> None:
+        if job.cancelled:
+            return
+        job.cancelled = True
+        computation, worker = self._whereabouts(session, job)
+        if worker is None:
+            self._drop_cancelled(session, computation)
+            return
+        if worker.sent[0] is job:
+            self._climb(computation, worker)
+        elif worker.state is WorkerState.BUSY:
+            self._recall_worker(computation, worker)
+
+    def _whereabouts(self, session: Session, job: NodeJob) -> tuple[Computation, Worker | None]:
+        for computation in session.computations.values():
+            for worker in computation.workers.values():
+                if job.sequence and job in worker.sent:
+                    return computation, worker
+            if not job.sequence and job in computation.waiting:
+                return computation, None
+        raise IllegalMove(f"job {job.number} is in no queue of session {session.key}")
+
+    def _climb(self, computation: Computation, worker: Worker) -> None:
+        """Go up the cancel ladder for the job at the head, as far as time says."""
+        where = (computation.session, computation.number, worker.number)
+        head = worker.sent[0]
+        if worker.ladder == 0:
+            worker.cancel_at = self._now
+            worker.ladder = 1
+            if len(worker.sent) > 1 and worker.state is WorkerState.BUSY:
+                self._recall_worker(computation, worker)
+            self._out.append(c.InterruptJob(*where, head.sequence))
+        since = self._now - worker.cancel_at
+        if worker.ladder == 1 and since >= TERM_AFTER:
+            worker.ladder = 2
+            self._out.append(c.TerminateJob(*where, head.sequence))
+        if worker.ladder == 2 and since >= KILL_AFTER:
+            worker.ladder = 3
+            self._out.append(c.KillWorker(*where))
+            if worker.state is not WorkerState.ENDING:
+                worker.move(WorkerState.ENDING)
+        if worker.ladder < 3:
+            self._arm((TERM_AFTER if worker.ladder == 1 else KILL_AFTER) - since + 0.001)
+
+    def _drop_cancelled(self, session: Session, computation: Computation) -> None:
+        """End the cancelled jobs that wait here."""
+        cancelled = [job for job in computation.waiting if job.cancelled]
+        if not cancelled:
+            return
+        computation.waiting = deque(job for job in computation.waiting if not job.cancelled)
+        for job in cancelled:
+            self._end(session, job, Outcome.CANCELLED, "cancelled before it started")
+        if computation.closing:
+            self._check_drained(session, computation)
+
+    def _recall(self, session: Session, number: int, count: int) -> None:
+        computation = session.computations.get(number)
+        returned: list[int] = []
+        if computation is not None:
+            while computation.waiting and len(returned) < count:
+                job = computation.waiting.pop()
+                del session.jobs[job.number]
+                if job.segment is not None:
+                    self._out.append(c.ReleaseSegment(job.segment))
+                returned.append(job.number)
+            if not returned:
+                # Next time there may be something: what workers hold back comes here first.
+                for worker in computation.workers.values():
+                    if len(worker.sent) > 1 and worker.state is WorkerState.BUSY:
+                        self._recall_worker(computation, worker)
+        self._send(session, messages.JobsReturned(number, returned))
+
+    def _close(self, session: Session, computation: Computation, *, terminate: bool) -> None:
+        computation.closing = True
+        if computation.state is Loading.CLOSING:
+            return
+        if not terminate:
+            self._check_drained(session, computation)
+            return
+        for job in self._all_jobs(computation):
+            job.cancelled = True
+        waiting, computation.waiting = computation.waiting, deque()
+        for job in waiting:
+            self._end(session, job, Outcome.CANCELLED, "cancelled before it started")
+        for worker in computation.workers.values():
+            for job in worker.sent:
+                self._end(session, job, Outcome.INTERRUPTED, "its cluster was closed")
+        self._close_template(computation)
+
+    @staticmethod
+    def _all_jobs(computation: Computation) -> Iterable[NodeJob]:
+        yield from computation.waiting
+        for worker in computation.workers.values():
+            yield from worker.sent
+
+    def _check_drained(self, session: Session, computation: Computation) -> None:
+        if computation.state is Loading.CLOSING or computation.waiting:
+            return
+        if not any(worker.sent for worker in computation.workers.values()):
+            self._close_template(computation)
+
+    def _close_template(self, computation: Computation) -> None:
+        computation.state = Loading.CLOSING
+        for worker in computation.workers.values():
+            self._give_slot_back(worker)
+        computation.workers.clear()
+        if computation in self._turn:
+            self._turn.remove(computation)
+        self._out.append(c.CloseTemplate(computation.session, computation.number))
+
+    def _fail(self, session: Session, computation: Computation, text: str) -> None:
+        """The computation can't go on here: what runs ends, what waits goes back."""
+        if computation.state is Loading.CLOSING:
+            return
+        returned: list[NodeJob] = []
+        for worker in computation.workers.values():
+            if worker.sent:
+                head = worker.sent.popleft()
+                self._end(session, head, Outcome.DIED, f"{text}, on node {self.name}")
+                returned += worker.sent
+                worker.sent.clear()
+        returned += computation.waiting
+        computation.waiting.clear()
+        for job in returned:
+            del session.jobs[job.number]
+            if job.segment is not None:
+                self._out.append(c.ReleaseSegment(job.segment))
+        if returned:
+            self._send(
+                session,
+                messages.JobsReturned(computation.number, [job.number for job in returned]),
+            )
+        self._send(session, messages.ComputationFailed(computation.number, text))
+        self._close_template(computation)
+
+    def _template_closed(self, key: str, number: int) -> None:
+        session = self.sessions.get(key)
+        if session is None or session.computations.pop(number, None) is None:
+            return
+        self._send(session, messages.ComputationClosed(number))
+        if session.closed and not session.computations:
+            del self.sessions[key]
+
+    def validate(self) -> None:
+        """Check what must always be true; tests call it after every event."""
+        taken = 0
+        for session in self.sessions.values():
+            held: list[int] = []
+            for computation in session.computations.values():
+                held += [job.number for job in self._all_jobs(computation)]
+                for worker in computation.workers.values():
+                    taken += worker.holds_slot
+                    if worker.sent:
+                        assert worker.holds_slot, worker
+                    if worker.state is WorkerState.IDLE:
+                        assert not worker.sent, worker
+            assert sorted(held) == sorted(session.jobs), (held, session.jobs)
+        assert taken <= self.slots
+        assert taken == self._taken, (taken, self._taken)

@@ -6,11 +6,11 @@ The numbers of `JobStatus` and `NodeEvent` are those of dispy 4.15: programs com
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import define, frozen
 
-__all__ = ["Job", "JobStatus", "NodeEvent", "NodeInfo", "Outcome"]
+__all__ = ["ClusterStatus", "Job", "JobStatus", "NodeEvent", "NodeInfo", "Outcome"]
 
 
 class JobStatus(IntEnum):
@@ -70,6 +70,14 @@ class NodeInfo:
     connected: bool
 
 
+class ClusterStatus(NamedTuple):
+    """What `JobCluster.status` returns; a named tuple, as in dispy."""
+
+    nodes: list[NodeInfo]
+    jobs_pending: int
+    """Jobs submitted that have not ended."""
+
+
 @define(eq=False)
 class Job:
     """The record of one job, shared by the scheduling core and the handle users hold.
@@ -95,5 +103,3 @@ class Job:
     cancelling: bool = False
     output: tuple[bytes, bytes] | None = None
     """What it wrote to stdout and stderr."""
-    blob: tuple[int, list[int]] | None = None
-    """Blob and part sizes of a result that comes over the bulk connection."""

@@ -1,4 +1,4 @@
-"""The only doors to the outside: network, wall clock, randomness and processes.
+"""The only doors to the outside: network, wall clock, randomness, files and processes.
 
 Each is passed in. Production gives the real ones (`runtime.net`, `compute.processes`); a simulated
 cluster gives those of `testing`, and then runs in one process under `trio.testing.MockClock`.
@@ -18,6 +18,7 @@ __all__ = [
     "Listener",
     "Net",
     "Spawner",
+    "Store",
     "Template",
     "TemplateDied",
     "TemplateEvent",
@@ -104,6 +105,23 @@ class Net(Protocol):
         Raises:
             PortInUse: names the address.
         """
+        ...
+
+
+# --- files -------------------------------------------------------------------------------------
+class Store(Protocol):
+    """Directories and segments on this machine."""
+
+    def make_directory(self, name: str) -> str:
+        """Make a fresh directory, 0700, whose name begins with `name`; return its path."""
+        ...
+
+    def remove_directory(self, path: str) -> None:
+        """Remove it and all below; one that is gone already is fine."""
+        ...
+
+    def make_segment(self, size: int) -> tuple[int, memoryview]:
+        """Make a shared memory file of that many bytes, and map it."""
         ...
 
 

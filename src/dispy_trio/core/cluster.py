@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import assert_never
 
@@ -215,8 +215,9 @@ class ClusterMachine:
             job.end_time = end
             total += end - start
             ended.append(job)
-        if message.outputs or message.blobs:
-            self._attach_extras(ended, message)
+        if message.outputs:
+            for job in ended:
+                job.output = message.outputs.get(job.number)
         self._out.append(c.Send(node.key, messages.AckResults(message.numbers, message.attempts)))
         if not ended or record is None:
             return
@@ -232,14 +233,6 @@ class ClusterMachine:
         self._refill(node, now)
         if record.closing:
             self._check_drained(record)
-
-    @staticmethod
-    def _attach_extras(ended: Iterable[Job], message: messages.JobsFinished) -> None:
-        for job in ended:
-            if (output := message.outputs.get(job.number)) is not None:
-                job.output = output
-            if (blob := message.blobs.get(job.number)) is not None:
-                job.blob = blob
 
     def _started(self, node: NodeRecord, message: messages.JobsStarted) -> None:
         started: list[Job] = []

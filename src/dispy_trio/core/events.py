@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import frozen
 
 from dispy_trio import messages
 from dispy_trio.models import Job
 
 __all__ = [
+    "BulkJobReceived",
+    "BundleReceived",
     "CloseRequested",
     "ComputationAdded",
     "JobCancelRequested",
@@ -100,6 +104,24 @@ class SessionConnected:
 
     session: str
     peer: str
+
+
+@frozen(eq=False)
+class BundleReceived:
+    """A computation whose bundle came over the bulk connection is complete."""
+
+    session: str
+    message: messages.OpenComputation
+    bundle: Any
+
+
+@frozen(eq=False)
+class BulkJobReceived:
+    """A large job is complete; its segment is the machine's from here."""
+
+    session: str
+    message: messages.RunBulkJob
+    segment: int
 
 
 @frozen

@@ -66,6 +66,8 @@ NodeMachineEvent = (
     | e.SessionDisconnected
     | e.SessionClosed
     | e.MessageReceived
+    | e.BulkJobReceived
+    | e.BundleReceived
     | e.TemplateClosed
     | TemplateReport
 )
@@ -100,18 +102,12 @@ WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
 }
 
 
-@define(eq=False)
-class NodeJob:
-    """One job on this node."""
+@define(eq=False, kw_only=True)
+class NodeJob(seams.WorkerJob):
+    """One job on this node. Its `sequence` is 0 while it waits here."""
 
     number: int
     attempt: int
-    payload: bytes | None
-    segment: int | None = None
-    """A memfd with the arguments of a large job; given away with the job."""
-    sizes: Sequence[int] = ()
-    sequence: int = 0
-    """Its place in its worker's queue; 0 while it waits here."""
     cancelled: bool = False
     reported: bool = False
     """The client was told that it runs."""
@@ -233,6 +229,14 @@ class NodeMachine:
                 session = self.sessions.get(key)
                 if session is not None:
                     self._on_message(session, message)
+            case e.BulkJobReceived(session=key, message=bulk, segment=segment):
+                if (session := self.sessions.get(key)) is None:
+                    self._out.append(c.ReleaseSegment(segment))
+                else:
+                    self._run_bulk(session, bulk, segment)
+            case e.BundleReceived(session=key, message=opening, bundle=bundle):
+                if (session := self.sessions.get(key)) is not None:
+                    self._open(session, opening, bundle)
             case e.Tick():
                 self._poll()
             case e.SessionConnected(session=key, peer=peer):
@@ -293,11 +297,11 @@ class NodeMachine:
         if not session.computations:
             del self.sessions[session.key]
 
+    # --- messages ------------------------------------------------------------------------------
     def _send(self, session: Session, message: messages.Message) -> None:
         if session.connected:
             self._out.append(c.Send(session.key, message))
 
-    # --- messages ------------------------------------------------------------------------------
     def _on_message(self, session: Session, message: messages.Message) -> None:
         match message:
             case messages.RunJobs():
@@ -323,33 +327,18 @@ class NodeMachine:
                 # Heartbeats and files are the shell's; the rest is never sent to a node.
                 return
 
-    def open_computation(
-        self, session_key: str, message: messages.OpenComputation, bundle: Any, *, now: float
-    ) -> list[c.NodeCommand]:
-        """As the message, with the bundle that came over the bulk connection."""
-        self._now = now
-        session = self.sessions.get(session_key)
-        if session is not None:
-            self._open(session, message, bundle)
-        out, self._out = self._out, []
-        return out
-
-    def run_bulk_job(
-        self, session_key: str, message: messages.RunBulkJob, segment: int, *, now: float
-    ) -> list[c.NodeCommand]:
-        """As the message, with the segment that holds its arguments; it is ours from here."""
-        self._now = now
-        session = self.sessions.get(session_key)
-        computation = session.computations.get(message.computation) if session else None
-        if session is None or computation is None or message.number in session.jobs:
+    def _run_bulk(self, session: Session, message: messages.RunBulkJob, segment: int) -> None:
+        computation = session.computations.get(message.computation)
+        number = message.number
+        if computation is None or computation.state is Loading.CLOSING:
+            self._out.append(c.ReleaseSegment(segment))
+            self._send(session, messages.JobsReturned(message.computation, [number]))
+        elif number in session.jobs or number in session.ended:
             self._out.append(c.ReleaseSegment(segment))
         else:
-            job = NodeJob(message.number, message.attempt, None, segment, message.sizes)
-            session.jobs[message.number] = job
+            job = NodeJob(number, message.attempt, None, segment, message.sizes)
+            session.jobs[number] = job
             computation.waiting.append(job)
-            self._fill_slots()
-        out, self._out = self._out, []
-        return out
 
     def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
         number = message.computation
@@ -376,7 +365,7 @@ class NodeMachine:
         ):
             if number in jobs or (number in ended and ended[number].attempt >= attempt):
                 continue
-            job = NodeJob(number, attempt, payload)
+            job = NodeJob(0, payload, number=number, attempt=attempt)
             jobs[number] = job
             append(job)
 

@@ -1,0 +1,84 @@
+"""Distributed and parallel computing for Python on structured concurrency.
+
+Programs written for dispy 4.15 run after ``import dispy_trio as dispy``. Trio programs use
+`open_cluster`. Names are handed on lazily, so that a child process that starts here stays small.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dispy_trio.client.blocking import JobCluster as JobCluster
+    from dispy_trio.client.cluster import Cluster as Cluster
+    from dispy_trio.client.cluster import open_cluster as open_cluster
+    from dispy_trio.client.handles import JobHandle as JobHandle
+    from dispy_trio.client.jobs import DispyJob as DispyJob
+    from dispy_trio.errors import AuthenticationError as AuthenticationError
+    from dispy_trio.errors import ClusterClosed as ClusterClosed
+    from dispy_trio.errors import ClusterFailed as ClusterFailed
+    from dispy_trio.errors import ComputationError as ComputationError
+    from dispy_trio.errors import ConnectError as ConnectError
+    from dispy_trio.errors import DispyError as DispyError
+    from dispy_trio.errors import JobAbandoned as JobAbandoned
+    from dispy_trio.errors import JobCancelled as JobCancelled
+    from dispy_trio.errors import JobFailed as JobFailed
+    from dispy_trio.errors import JobTerminated as JobTerminated
+    from dispy_trio.errors import PickleArgumentError as PickleArgumentError
+    from dispy_trio.errors import PythonMismatch as PythonMismatch
+    from dispy_trio.errors import RemoteTraceback as RemoteTraceback
+    from dispy_trio.errors import ResultUnpicklable as ResultUnpicklable
+    from dispy_trio.errors import VersionMismatch as VersionMismatch
+    from dispy_trio.models import ClusterStatus as ClusterStatus
+    from dispy_trio.models import JobStatus as JobStatus
+    from dispy_trio.models import NodeInfo as NodeInfo
+
+_HOMES = {
+    "JobCluster": "client.blocking",
+    "Cluster": "client.cluster",
+    "open_cluster": "client.cluster",
+    "DispyJob": "client.jobs",
+    "JobHandle": "client.handles",
+    "ClusterStatus": "models",
+    "JobStatus": "models",
+    "NodeInfo": "models",
+    **dict.fromkeys(
+        (
+            "AuthenticationError",
+            "ClusterClosed",
+            "ClusterFailed",
+            "ComputationError",
+            "ConnectError",
+            "DispyError",
+            "JobAbandoned",
+            "JobCancelled",
+            "JobFailed",
+            "JobTerminated",
+            "PickleArgumentError",
+            "PythonMismatch",
+            "RemoteTraceback",
+            "ResultUnpicklable",
+            "VersionMismatch",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - every key is a str
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,191 @@
+"""A user's hold on one job: the one record that the scheduling core works on, with its result.
+
+Results stay pickled until somebody looks at them. This module does without Trio, so that a
+blocking program has its embedded node starting before Trio is imported.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from attrs import define, field
+
+from dispy_trio.compute.packaging import unpack_exception, unpack_result
+from dispy_trio.core.jobs import ENDED
+from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
+from dispy_trio.models import Job, JobStatus, Outcome
+
+__all__ = ["DispyJob", "UserJob", "Waiter"]
+
+T = TypeVar("T")
+
+Waiter = Callable[["UserJob[Any]"], None]
+"""Called once, on the thread that runs the cluster, when the job has ended."""
+
+_UNREAD: Any = object()
+_adding_waiter = threading.Lock()
+
+
+@define(eq=False)
+class UserJob(Job, Generic[T]):
+    """What the handles of blocking and of Trio programs have in common."""
+
+    id: Any = None
+    """Counts up from 1 in a program; programs may set it to anything."""
+    submit_time: float = 0.0
+    """Seconds since the epoch."""
+    waiters: list[Waiter] | None = field(default=None, repr=False)
+    _value: Any = field(default=_UNREAD, repr=False, init=False)
+
+    # dispy programs compare with these.
+    Created = JobStatus.Created
+    Running = JobStatus.Running
+    ProvisionalResult = JobStatus.ProvisionalResult
+    Cancelled = JobStatus.Cancelled
+    Terminated = JobStatus.Terminated
+    Abandoned = JobStatus.Abandoned
+    Finished = JobStatus.Finished
+
+    @property
+    def ended(self) -> bool:
+        """Has the job its final status?"""
+        return self.status in ENDED
+
+    @property
+    def result(self) -> T | None:
+        """What the job returned; None until it has finished, and when it did not return.
+
+        Raises:
+            ResultUnpicklable: the result can't be unpickled in this program.
+        """
+        if self.status is not JobStatus.Finished:
+            return None
+        if self._value is _UNREAD:
+            self._value = unpack_result(self.reply)
+            self.reply = None
+        value: T = self._value
+        return value
+
+    @property
+    def exception(self) -> str | None:
+        """Why the job did not return: the traceback of what it raised there, or how it ended.
+
+        None for jobs that finished, are not over, or were cancelled.
+        """
+        if self.status not in (JobStatus.Terminated, JobStatus.Abandoned):
+            return None
+        if self.outcome == Outcome.RAISED:
+            return unpack_exception(self.reply)[1]
+        if self.outcome in (Outcome.CANCELLED, Outcome.INTERRUPTED) or self.reply is None:
+            return None
+        return bytes(self.reply).decode(errors="replace")
+
+    @property
+    def stdout(self) -> str | None:
+        """What the job and its child programs wrote to stdout; None until it has ended."""
+        return self._written(0)
+
+    @property
+    def stderr(self) -> str | None:
+        """What the job and its child programs wrote to stderr; None until it has ended."""
+        return self._written(1)
+
+    def _written(self, which: int) -> str | None:
+        if self.output is None:
+            return "" if self.status in ENDED else None
+        return self.output[which].decode(errors="backslashreplace")
+
+    @property
+    def ip_addr(self) -> str | None:
+        """Address of the node it was sent to."""
+        return None if self.node is None else self.node.rpartition(":")[0]
+
+    @property
+    def host(self) -> str | None:
+        """The same; dispy's manual calls it so."""
+        return self.ip_addr
+
+    def reason(self) -> BaseException:
+        """The exception that tells why the job, ended other than Finished, did so."""
+        where = f"job {self.id!r} on {self.node or 'no node'}"
+        if self.outcome == Outcome.RAISED:
+            return unpack_exception(self.reply)[0]
+        if self.status is JobStatus.Abandoned:
+            return JobAbandoned(f"{where}: {self.exception}")
+        if self.outcome == Outcome.INTERRUPTED or self.status is JobStatus.Cancelled:
+            text = bytes(self.reply or b"").decode(errors="replace")
+            return JobCancelled(f"{where}: {text or 'cancelled'}")
+        tail = (self.stderr or "").rstrip()
+        return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
+
+    def add_waiter(self, waiter: Waiter) -> bool:
+        """Have `waiter` called at the end; False, and nothing done, when it has ended already.
+
+        It may be called although the answer is False, if the end comes at this very moment.
+        """
+        with _adding_waiter:
+            if self.waiters is None:
+                self.waiters = []
+            self.waiters.append(waiter)
+        # Look again after adding: whoever ends the job sets the status before it looks for
+        # waiters, so one of the two sees the other.
+        return self.status not in ENDED
+
+    def announce(self) -> None:
+        """Call the waiters. Runs on the cluster's thread."""
+        if self.waiters is not None:
+            with _adding_waiter:
+                waiters, self.waiters = self.waiters, None
+            for waiter in waiters or ():
+                waiter(self)
+
+    def __lt__(self, other: Job) -> bool:
+        return self.number < other.number
+
+
+@define(eq=False)
+class DispyJob(UserJob[T]):
+    """A job of a blocking `JobCluster`; the attributes and numbers are dispy's."""
+
+    _finish: threading.Event | None = field(default=None, repr=False, init=False)
+
+    @property
+    def finish(self) -> threading.Event:
+        """Set when the job has ended."""
+        if self._finish is None:
+            # An event costs more than the rest of the job: made only for who asks.
+            event = threading.Event()
+            self._finish = event
+            if not self.add_waiter(lambda _job: event.set()):
+                event.set()
+        return self._finish
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended; False when `timeout` seconds have passed before."""
+        if self.status in ENDED:
+            return True
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        if not self.add_waiter(lambda _job: lock.release()):
+            return True
+        return lock.acquire(timeout=-1 if timeout is None else timeout)
+
+    def __call__(self, clear: bool = False) -> T | None:
+        """Wait until the job has ended and return its result.
+
+        A job that did not return gives None, as in dispy: `status` and `exception` tell why.
+
+        Args:
+            clear: reset `finish`, for jobs that are waited for again.
+
+        Raises:
+            ResultUnpicklable: the result can't be unpickled in this program.
+        """
+        if self.status not in ENDED:
+            self.wait()
+        if clear and self._finish is not None:
+            self._finish.clear()
+        return self.result

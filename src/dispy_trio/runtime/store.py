@@ -1,0 +1,50 @@
+"""The real `Store`: directories below the user's own folder, segments in memory files."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from attrs import define
+
+__all__ = ["DiskStore", "map_segment"]
+
+
+def map_segment(segment: int) -> memoryview:
+    """Map a whole memory file; the mapping lives as long as the view and its slices do."""
+    size = os.fstat(segment).st_size
+    if not size:
+        return memoryview(b"")
+    return memoryview(mmap.mmap(segment, size))
+
+
+@define
+class DiskStore:
+    """Keeps directories below `root`."""
+
+    root: Path
+
+    def make_directory(self, name: str) -> str:
+        """Make a fresh directory, 0700, whose name begins with `name`; return its path."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix=f"{name}-", dir=self.root)
+
+    def remove_directory(self, path: str) -> None:
+        """Remove it and all below; one that is gone already is fine."""
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass
+
+    def make_segment(self, size: int) -> tuple[int, memoryview]:
+        """Make a shared memory file of that many bytes, and map it."""
+        segment = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(segment, size)
+            return segment, map_segment(segment)
+        except BaseException:
+            os.close(segment)
+            raise

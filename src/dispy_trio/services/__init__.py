@@ -1,0 +1,1 @@
+"""Long-running programs: wiring and life cycle, no decisions."""

@@ -33,7 +33,7 @@ from attrs import define, field
 from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
-from dispy_trio.core.jobs import ENDED, has_ended, move, status_of
+from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
 from dispy_trio.models import Job, JobStatus, NodeInfo, Outcome
 
@@ -278,6 +278,12 @@ class ClusterMachine:
         for record in self.computations.values():
             if record.number not in event.state.computations:
                 known.memberships.pop(record.number, None)
+                self._check_closed(record)
+            elif known.memberships.get(record.number) is Membership.CLOSING:
+                # The first request may have been lost with the connection.
+                self._out.append(
+                    c.Send(known.key, messages.CloseComputation(record.number, record.terminating))
+                )
             self._open_on(known, record)
         self._dispatch(now)
 
@@ -303,9 +309,7 @@ class ClusterMachine:
             record = self.computations[job.computation]
             record.outstanding -= 1
             if record.reentrant and not record.terminating and not job.cancelling:
-                move(job, JobStatus.Created)
-                job.attempt += 1
-                job.node = None
+                try_again(job)
                 record.queue.appendleft(job)
             else:
                 move(job, JobStatus.Abandoned)
@@ -442,11 +446,7 @@ class ClusterMachine:
                 job.payload = None
                 cancelled.append(job)
             else:
-                if job.status is not JobStatus.Created:
-                    move(job, JobStatus.Created)
-                # It did not run, but a frame about the try that ends here may still be under way.
-                job.attempt += 1
-                job.node = None
+                try_again(job)
                 record.queue.appendleft(job)
         if cancelled:
             self._out.append(c.AnnounceEnded(cancelled))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Job, JobStatus, Outcome
 
-__all__ = ["ENDED", "MOVES", "draw", "has_ended", "move", "status_of"]
+__all__ = ["ENDED", "MOVES", "draw", "has_ended", "move", "status_of", "try_again"]
 
 _S = JobStatus
 
@@ -58,6 +58,14 @@ def move(job: Job, status: JobStatus) -> None:
             f" {job.status.name} to {status.name}"
         )
     job.status = status
+
+
+def try_again(job: Job) -> None:
+    """Back to the queue: frames about the try that ends here are stale from now on."""
+    if job.status is not JobStatus.Created:
+        move(job, JobStatus.Created)
+    job.attempt += 1
+    job.node = None
 
 
 def status_of(outcome: int) -> JobStatus:

@@ -278,7 +278,7 @@ class NodeMachine:
                 cpus=self.slots,
                 platform=self.platform,
                 numbers=[*session.jobs, *session.ended],
-                computations=[n for n, comp in session.computations.items() if not comp.closing],
+                computations=list(session.computations),
             ),
         )
         for computation in session.computations.values():
@@ -336,7 +336,7 @@ class NodeMachine:
         elif number in session.jobs or number in session.ended:
             self._out.append(c.ReleaseSegment(segment))
         else:
-            job = NodeJob(number, message.attempt, None, segment, message.sizes)
+            job = NodeJob(0, None, segment, message.sizes, number=number, attempt=message.attempt)
             session.jobs[number] = job
             computation.waiting.append(job)
 

@@ -1,0 +1,303 @@
+"""A whole cluster of machines with no I/O: messages are handed over by a seeded scheduler.
+
+Everything that can be pending (a message on its way, a worker about to report, a deadline) is an
+action; a seeded generator picks the next one. Order within one connection is kept, as TCP keeps
+it; all else may happen in any order. Time advances a little with each action.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from attrs import define, field
+
+from dispy_trio import messages, seams
+from dispy_trio.core import commands as c
+from dispy_trio.core import events as e
+from dispy_trio.core.cluster import ClusterMachine, ComputationRecord
+from dispy_trio.core.node import NodeMachine, TemplateReport
+from dispy_trio.models import Job, JobStatus, Outcome
+
+SESSION = "s" * 32
+
+
+@define(eq=False)
+class FakeWorker:
+    """Runs one job at a time; may be killed at any moment."""
+
+    queue: deque[seams.WorkerJob] = field(factory=deque)
+    started: int = 0
+    interrupted: set[int] = field(factory=set)
+
+
+@define(eq=False)
+class FakeNode:
+    key: str
+    machine: NodeMachine
+    incarnation: int = 0
+    alive: bool = True
+    connected: bool = False
+    templates: dict[int, dict[int, FakeWorker]] = field(factory=dict)
+    inbox: deque[messages.Message] = field(factory=deque)
+    outbox: deque[messages.Message] = field(factory=deque)
+    segments: set[int] = field(factory=set)
+
+
+@define(eq=False)
+class PureCluster:
+    seed: int
+    slots: list[int]
+    reentrant: bool = False
+    kills: float = 0.0
+    """Chance per step that a worker dies."""
+    cancels: float = 0.0
+    """Chance per step that a job is cancelled."""
+    node_losses: int = 0
+    disconnects: int = 0
+    jobs: list[Job] = field(factory=list)
+    ends: dict[int, list[JobStatus]] = field(factory=dict)
+    runs: dict[int, int] = field(factory=dict)
+    now: float = 0.0
+    complete: bool = False
+    rng: random.Random = field(init=False)
+    machine: ClusterMachine = field(init=False)
+    record: ComputationRecord = field(init=False)
+    nodes: list[FakeNode] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.machine = ClusterMachine()
+        opening = messages.OpenComputation(1, "f", "00", b"bundle", 0, {})
+        self.record = ComputationRecord(opening, deque(), reentrant=self.reentrant)
+        self.machine.computations[1] = self.record
+        self.nodes = [
+            FakeNode(f"n{i}", NodeMachine(f"n{i}", slots)) for i, slots in enumerate(self.slots)
+        ]
+
+    # --- what the tests do -------------------------------------------------------------------
+    def submit(self, count: int) -> None:
+        for _ in range(count):
+            job = Job(len(self.jobs) + 1, b"x")
+            self.jobs.append(job)
+            self.record.queue.append(job)
+        self.tell(e.JobsSubmitted())
+
+    def cancel(self, job: Job) -> None:
+        self.tell(e.JobCancelRequested(job))
+
+    def run(self, *, until: str = "ended", limit: int = 200_000) -> None:
+        """Take actions until every job has ended and nothing is under way."""
+        for _ in range(limit):
+            actions = self.actions()
+            if not actions:
+                if self.next_deadline() == float("inf"):
+                    return
+                self.now = max(self.now, self.next_deadline())
+                continue
+            self.rng.choice(actions)()
+            self.now += self.rng.choice([0.0, 1e-5, 1e-3])
+            if self.kills and self.rng.random() < self.kills:
+                self.kill_a_worker()
+            if self.cancels and self.rng.random() < self.cancels:
+                self.cancel(self.rng.choice(self.jobs))
+            if self.node_losses and self.rng.random() < 0.002:
+                self.node_losses -= 1
+                self.lose_a_node()
+            if self.disconnects and self.rng.random() < 0.01:
+                self.disconnects -= 1
+                self.break_a_connection()
+        raise AssertionError(
+            f"no end in sight: {[j for j in self.jobs if not self.ends[j.number]]}"
+        )
+
+    # --- the client's side -------------------------------------------------------------------
+    def tell(self, event: object) -> None:
+        commands = self.machine.handle(event, now=self.now)  # type: ignore[arg-type]
+        self.machine.validate()
+        for command in commands:
+            match command:
+                case c.Send(target=key, message=message):
+                    node = self.node(key)
+                    if node.connected:
+                        node.inbox.append(message)
+                case c.AnnounceEnded(jobs=jobs):
+                    for job in jobs:
+                        self.ends.setdefault(job.number, []).append(job.status)
+                case c.CloseComplete():
+                    self.complete = True
+                case c.SendBulkJob():
+                    raise AssertionError("no large jobs here")
+
+    def node(self, key: str) -> FakeNode:
+        return next(n for n in self.nodes if n.key == key)
+
+    # --- a node's side -----------------------------------------------------------------------
+    def tell_node(self, node: FakeNode, event: object) -> None:
+        pending = deque([event])
+        while pending:
+            commands = node.machine.handle(pending.popleft(), now=self.now)  # type: ignore[arg-type]
+            node.machine.validate()
+            for command in commands:
+                self.perform(node, command, pending)
+
+    def perform(self, node: FakeNode, command: c.NodeCommand, pending: deque[object]) -> None:
+        def report(number: int, event: seams.TemplateEvent) -> TemplateReport:
+            return TemplateReport(SESSION, number, event)
+
+        match command:
+            case c.Send(message=message) | c.SendResults(message=message):
+                if node.connected:
+                    node.outbox.append(message)
+            case c.SendStarted(jobs=jobs):
+                if node.connected:
+                    node.outbox.append(
+                        messages.JobsStarted(
+                            [j.number for j in jobs], [j.attempt for j in jobs], [1.0] * len(jobs)
+                        )
+                    )
+            case c.OpenTemplate(computation=number):
+                node.templates[number] = {}
+                pending.append(report(number, seams.TemplateReady()))
+            case c.CloseTemplate(computation=number):
+                del node.templates[number]
+                pending.append(e.TemplateClosed(SESSION, number))
+            case c.StartWorker(computation=number, worker=worker):
+                node.templates[number][worker] = FakeWorker()
+                pending.append(report(number, seams.WorkerStarted(worker, 1)))
+            case c.SendJobsToWorker(computation=number, worker=worker, jobs=jobs):
+                node.templates[number][worker].queue.extend(
+                    seams.WorkerJob(j.sequence, b"%d %d" % (j.number, j.attempt)) for j in jobs
+                )
+            case c.RecallWorker(computation=number, worker=worker):
+                fake = node.templates[number][worker]
+                while fake.queue and fake.queue[-1].sequence > fake.started:
+                    fake.queue.pop()
+                pending.append(report(number, seams.WorkerRecalled(worker, fake.started)))
+            case c.InterruptJob(computation=number, worker=worker, sequence=sequence):
+                node.templates[number][worker].interrupted.add(sequence)
+            case c.KillWorker(computation=number, worker=worker):
+                self.die(node, number, worker)
+            case c.PollWorker() | c.TerminateJob() | c.StopWorker() | c.ReleaseSegment():
+                pass
+            case c.OpenTemplate():
+                raise AssertionError
+
+    def die(self, node: FakeNode, number: int, worker: int) -> None:
+        fake = node.templates[number].pop(worker)
+        died = seams.WorkerDied(worker, fake.started, "killed by SIGKILL (9)", b"")
+        self.tell_node(node, TemplateReport(SESSION, number, died))
+
+    # --- what may happen next ----------------------------------------------------------------
+    def next_deadline(self) -> float:
+        return min(
+            self.machine.next_deadline(),
+            *(n.machine.next_deadline() for n in self.nodes if n.alive),
+        )
+
+    def actions(self) -> list[object]:
+        out: list[object] = []
+        for node in self.nodes:
+            if not node.alive:
+                continue
+            if not node.connected:
+                out.append(lambda n=node: self.connect(n))
+            if node.inbox:
+                out.append(lambda n=node: self.deliver_to_node(n))
+            if node.outbox:
+                out.append(lambda n=node: self.tell(e.MessageReceived(n.key, n.outbox.popleft())))
+            if node.machine.next_deadline() <= self.now:
+                out.append(lambda n=node: self.tell_node(n, e.Tick()))
+            for number, workers in node.templates.items():
+                for worker, fake in workers.items():
+                    if fake.queue:
+                        out.append(lambda n=node, k=number, w=worker, f=fake: self.step(n, k, w, f))
+        if self.machine.next_deadline() <= self.now:
+            out.append(lambda: self.tell(e.Tick()))
+        return out
+
+    def connect(self, node: FakeNode) -> None:
+        node.connected = True
+        self.tell_node(node, e.SessionConnected(SESSION, "client"))
+        state = node.outbox.popleft()
+        assert isinstance(state, messages.SessionState)
+        self.tell(e.NodeConnected(node.key, str(node.incarnation), state))
+
+    def deliver_to_node(self, node: FakeNode) -> None:
+        self.tell_node(node, e.MessageReceived(SESSION, node.inbox.popleft()))
+
+    def step(self, node: FakeNode, number: int, worker: int, fake: FakeWorker) -> None:
+        """Start the next job, or end the one that runs; sometimes several at once."""
+        job = fake.queue[0]
+        if fake.started < job.sequence:
+            fake.started = job.sequence
+            name = job.payload.split()[0]
+            self.runs[int(name)] = self.runs.get(int(name), 0) + 1
+            return
+        results = []
+        for _ in range(self.rng.choice([1, 1, 5])):
+            if not fake.queue or fake.queue[0].sequence > fake.started:
+                break
+            job = fake.queue.popleft()
+            cancelled = job.sequence in fake.interrupted
+            duration = self.rng.choice([1e-6, 1e-6, 1e-4, 0.2])
+            results.append(
+                seams.WorkerResult(
+                    job.sequence,
+                    Outcome.CANCELLED if cancelled else Outcome.RETURNED,
+                    self.now,
+                    self.now + duration,
+                    job.payload,
+                )
+            )
+            if fake.queue:
+                fake.started = fake.queue[0].sequence
+                name = fake.queue[0].payload.split()[0]
+                self.runs[int(name)] = self.runs.get(int(name), 0) + 1
+        self.tell_node(node, TemplateReport(SESSION, number, seams.WorkerResults(worker, results)))
+
+    # --- faults ------------------------------------------------------------------------------
+    def kill_a_worker(self) -> None:
+        living = [
+            (node, number, worker)
+            for node in self.nodes
+            if node.alive
+            for number, workers in node.templates.items()
+            for worker in workers
+        ]
+        if living:
+            self.die(*self.rng.choice(living))
+
+    def break_a_connection(self) -> None:
+        linked = [n for n in self.nodes if n.alive and n.connected]
+        if linked:
+            node = self.rng.choice(linked)
+            node.connected = False
+            # What was under way is lost, in both directions, from some point on.
+            for box in (node.inbox, node.outbox):
+                while box and self.rng.random() < 0.7:
+                    box.pop()
+            while node.inbox:
+                self.deliver_to_node(node)
+            while node.outbox:
+                self.tell(e.MessageReceived(node.key, node.outbox.popleft()))
+            self.tell(e.NodeDisconnected(node.key, "reset"))
+            self.tell_node(node, e.SessionDisconnected(SESSION))
+
+    def lose_a_node(self) -> None:
+        alive = [n for n in self.nodes if n.alive]
+        if len(alive) < 2:
+            return
+        node = self.rng.choice(alive)
+        node.inbox.clear()
+        node.outbox.clear()
+        node.templates.clear()
+        node.connected = False
+        if self.rng.random() < 0.5:
+            # It restarts faster than anybody notices.
+            node.incarnation += 1
+            node.machine = NodeMachine(node.key, node.machine.slots)
+            self.tell(e.NodeDisconnected(node.key, "reset"))
+        else:
+            node.alive = False
+            self.tell(e.NodeLost(node.key, "connection refused"))

@@ -1,0 +1,87 @@
+"""Both machines together, without I/O: every job ends exactly once, under any order of events."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispy_trio.core import events as e
+from dispy_trio.models import JobStatus
+
+from .pure_cluster import PureCluster
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_job_ends_exactly_once(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 1, 4])
+    cluster.submit(200)
+    cluster.run()
+    assert [cluster.ends[j.number] for j in cluster.jobs] == [[JobStatus.Finished]] * 200
+    assert set(cluster.runs.values()) == {1}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_jobs_of_dead_workers_are_terminated_and_no_other(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 2], kills=0.002)
+    cluster.submit(300)
+    cluster.run()
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    assert {ends[0] for ends in cluster.ends.values()} <= {
+        JobStatus.Finished,
+        JobStatus.Terminated,
+    }
+    # At most once: whatever was not started when its worker died runs elsewhere.
+    assert all(cluster.runs[j.number] == 1 for j in cluster.jobs)
+    for job in cluster.jobs:
+        if job.status is JobStatus.Terminated:
+            assert b"SIGKILL" in job.reply
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_reentrant_jobs_survive_lost_nodes_and_connections(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 2, 2], reentrant=True, node_losses=3, disconnects=5)
+    cluster.submit(300)
+    cluster.run()
+    assert [cluster.ends[j.number] for j in cluster.jobs] == [[JobStatus.Finished]] * 300
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_other_jobs_run_at_most_once_and_are_abandoned_with_their_node(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 2, 2], node_losses=3, disconnects=5)
+    cluster.submit(300)
+    cluster.run()
+    assert all(cluster.runs.get(j.number, 0) <= 1 for j in cluster.jobs)
+    for job in cluster.jobs:
+        ends = cluster.ends[job.number]
+        assert ends in (
+            [JobStatus.Finished],
+            [JobStatus.Abandoned],
+            [JobStatus.Abandoned, JobStatus.Finished],
+        )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_cancel_at_any_moment_ends_the_job_once(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 1], disconnects=2, cancels=0.05)
+    cluster.submit(100)
+    cluster.run()
+    assert any(j.status is not JobStatus.Finished for j in cluster.jobs)
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    for node in cluster.nodes:
+        assert node.machine._taken == 0
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_close_ends_all_jobs_and_completes(seed: int, terminate: bool) -> None:
+    cluster = PureCluster(seed, [2, 1], disconnects=1)
+    cluster.submit(100)
+    for _ in range(cluster.rng.randrange(200)):
+        if actions := cluster.actions():
+            cluster.rng.choice(actions)()
+    cluster.tell(e.CloseRequested(1, terminate))
+    cluster.run()
+    assert cluster.complete
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    if not terminate:
+        assert {j.status for j in cluster.jobs} == {JobStatus.Finished}
+    assert all(node.machine.idle for node in cluster.nodes)

@@ -1,0 +1,1 @@
+"""Measurements against the peers, run by hand; nothing here is imported by the packages."""

@@ -1,0 +1,363 @@
+"""A cluster for Trio programs, and the engine beneath the blocking one.
+
+`open_cluster` owns a nursery: one task per node that keeps a session with it, and the timer of the
+scheduling core. Leaving the block is the shutdown: it ends the computation on every node and waits
+until nothing of it is left there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, ParamSpec, TypeVar, assert_never
+
+import trio
+from attrs import define, field
+
+from dispy_trio import messages, seams
+from dispy_trio.client.embedded import EmbeddedNode
+from dispy_trio.client.handles import JobHandle
+from dispy_trio.client.jobs import UserJob
+from dispy_trio.client.link import NodeLink
+from dispy_trio.compute.packaging import Parts, pack_arguments, pack_computation
+from dispy_trio.config import DEFAULT_PORT, PULSE_INTERVAL
+from dispy_trio.core import commands as c
+from dispy_trio.core import events as e
+from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
+from dispy_trio.errors import ClusterClosed, ConnectError
+from dispy_trio.models import ClusterStatus, Job
+from dispy_trio.runtime.host import Host
+from dispy_trio.runtime.net import TcpNet
+from dispy_trio.runtime.secret import Secret, load_secret
+
+__all__ = ["Cluster", "ClusterSettings", "Engine", "open_cluster", "parse_node"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("dispy_trio")
+
+CLOSE_GRACE = 5.0
+"""Seconds that nodes have to tell that nothing is left; then we leave and say who did not."""
+
+_job_ids = itertools.count(1)
+
+
+def parse_node(text: str) -> tuple[str, int]:
+    """Split ``host``, ``host:port`` or ``[ipv6]:port``.
+
+    Raises:
+        ValueError: names what is wrong with it.
+    """
+    host, colon, port = text.rpartition(":")
+    if text.startswith("[") and text.endswith("]"):
+        return text[1:-1], DEFAULT_PORT
+    if not colon or (":" in host and not host.startswith("[")):
+        host, port = text, str(DEFAULT_PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"node {text!r} is not of the form host or host:port")
+    return host, int(port)
+
+
+@define
+class ClusterSettings:
+    """What both kinds of cluster are made with."""
+
+    nodes: Sequence[str] | None = None
+    cpus: int = 0
+    name: str | None = None
+    reentrant: bool = False
+    secret_file: str | None = None
+    pulse_interval: float = PULSE_INTERVAL
+    connect_timeout: float | None = None
+
+
+@define(eq=False)
+class Engine:
+    """One computation on its nodes, run inside a Trio nursery.
+
+    All methods are called on the Trio thread, but for `queue`, to which any thread may append.
+    """
+
+    settings: ClusterSettings
+    computation: Callable[..., Any] | str
+    net: seams.Net
+    secret: Secret
+    session: str
+    on_ended: Callable[[Sequence[Job]], None]
+    embedded: EmbeddedNode | None = None
+    queue: deque[Job] = field(factory=deque)
+    wants_jobs: bool = True
+    """The core would send a job at once: whoever appends to the queue must say `wake`."""
+    machine: ClusterMachine = field(factory=ClusterMachine)
+    host: Host[ClusterEvent, c.ClusterCommand] = field(init=False)
+    links: dict[str, NodeLink] = field(factory=dict)
+    closed: trio.Event = field(factory=trio.Event)
+    usable: trio.Event = field(factory=trio.Event)
+    """A node is ready to run jobs."""
+    troubles: dict[str, str] = field(factory=dict)
+    """Node to reason, of the nodes that can't be used now."""
+
+    def __attrs_post_init__(self) -> None:
+        self.host = Host(self.machine, self._perform)
+
+    def open(self, opening: messages.OpenComputation) -> None:
+        """Add the computation. Nodes that connect from now on are given it."""
+        self.machine.computations[1] = ComputationRecord(
+            opening, self.queue, reentrant=self.settings.reentrant
+        )
+        self.host.feed(e.ComputationAdded(1))
+
+    def wake(self) -> None:
+        """There are jobs in the queue."""
+        self._feed(e.JobsSubmitted())
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job, waiting or running."""
+        self._feed(e.JobCancelRequested(job))
+
+    def close(self, *, terminate: bool) -> None:
+        """Let the jobs end, or end them; `closed` is set when nothing is left on any node."""
+        self._feed(e.CloseRequested(1, terminate))
+
+    def _feed(self, event: ClusterEvent) -> None:
+        self.host.feed(event)
+        if not self.queue:
+            self.wants_jobs = True
+            if self.queue:
+                # A job was submitted between the two lines above, by one who saw the flag unset.
+                self.host.feed(e.JobsSubmitted())
+
+    # --- what the core commands ----------------------------------------------------------------
+    def _perform(self, command: c.ClusterCommand) -> None:
+        match command:
+            case c.AnnounceEnded(jobs=jobs):
+                for job in jobs:
+                    if job.waiters is not None:  # type: ignore[attr-defined]  # every job here is a UserJob
+                        job.announce()  # type: ignore[attr-defined]
+                self.on_ended(jobs)
+            case c.Send(target=key, message=message):
+                if (link := self.links.get(key)) is not None:
+                    link.send(message)
+            case c.SendBulkJob(node=key, job=job):
+                if (link := self.links.get(key)) is not None:
+                    link.send_bulk_job(command.computation, job)
+            case c.AnnounceStarted():
+                pass  # The status is in the record; nobody waits for it yet.
+            case c.AnnounceNode(node=key, usable=usable, reason=reason):
+                if usable:
+                    self.troubles.pop(key, None)
+                    self.usable.set()
+                elif reason != "closed":
+                    self.troubles[key] = reason
+                    log.warning("node %s: %s", key, reason)
+            case c.AnnounceFailed(reason=reason):
+                log.error("%s", reason)
+            case c.CloseComplete():
+                self.closed.set()
+            case _:
+                assert_never(command)
+
+    # --- tasks ---------------------------------------------------------------------------------
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a session with every node until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.host.run_timer, e.Tick())
+            if self.embedded is not None:
+                nursery.start_soon(self._keep_embedded, self.embedded)
+            else:
+                for text in dict.fromkeys(self.settings.nodes or ()):
+                    self._add_node(nursery, *parse_node(text))
+                nursery.start_soon(self._complain)
+            task_status.started()
+
+    def _add_node(self, nursery: trio.Nursery, host: str, port: int) -> None:
+        key = f"{host}:{port}"
+        if key in self.links:
+            return
+        link = self.links[key] = NodeLink(
+            key=key,
+            host=host,
+            port=port,
+            net=self.net,
+            secret=self.secret,
+            session=self.session,
+            pulse_interval=self.settings.pulse_interval,
+            feed=self._feed,
+            troubles=self.troubles,
+        )
+        nursery.start_soon(link.run)
+
+    async def _keep_embedded(self, embedded: EmbeddedNode) -> None:
+        lifeline = trio.socket.from_stdlib_socket(embedded.lifeline)
+        line = b""
+        while not line.endswith(b"\n"):
+            data = await lifeline.recv(100)
+            if not data:
+                raise ConnectError(
+                    "the embedded local node ended before it was up; what it said is on stderr"
+                )
+            line += data
+        log.info("no nodes named: using an embedded local node at %s", line.decode().strip())
+        async with trio.open_nursery() as nursery:
+            self._add_node(nursery, *parse_node(line.decode().strip()))
+
+    async def _complain(self) -> None:
+        """Say once, after 3 s, which nodes can't be used and why; they are retried meanwhile."""
+        await trio.sleep(COMPLAIN_AFTER)
+        for key, reason in self.troubles.items():
+            log.warning("node %s is not usable: %s (retrying)", key, reason)
+
+    async def shut_down(self, *, terminate: bool) -> None:
+        """End the computation everywhere and say goodbye; bounded by `CLOSE_GRACE`."""
+        self.close(terminate=terminate)
+        with trio.move_on_after(CLOSE_GRACE if terminate else float("inf")) as scope:
+            await self.closed.wait()
+        if scope.cancelled_caught:
+            left = [n.key for n in self.machine.nodes.values() if n.memberships]
+            log.warning("nodes %s did not confirm that nothing is left there", ", ".join(left))
+        for link in self.links.values():
+            link.goodbye()
+
+    def status(self) -> ClusterStatus:
+        """The nodes and the number of jobs queued or sent."""
+        record = self.machine.computations[1]
+        return ClusterStatus(self.machine.node_infos(), len(record.queue) + record.outstanding)
+
+
+def make_opening(
+    computation: Callable[..., Any] | str, settings: ClusterSettings
+) -> messages.OpenComputation:
+    """Pack the computation.
+
+    Raises:
+        PickleArgumentError: names the part that can't be pickled.
+    """
+    bundle = pack_computation(computation)
+    return messages.OpenComputation(
+        computation=1,
+        name=settings.name or bundle.name,
+        digest=bundle.digest,
+        bundle=bundle.data,
+        blob=0,
+        options={},
+    )
+
+
+@define(eq=False)
+class Cluster(Generic[P, T]):
+    """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
+
+    _engine: Engine
+    _open: bool = True
+    _next_number: int = 1
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """Queue a job and return its handle at once.
+
+        Raises:
+            PickleArgumentError: names the argument that can't be pickled.
+            ClusterClosed: the cluster takes no more jobs.
+        """
+        if not self._open:
+            raise ClusterClosed("the cluster is closed and takes no more jobs")
+        payload = pack_arguments(args, kwargs)
+        job: JobHandle[T] = JobHandle(
+            self._next_number,
+            payload,
+            id=next(_job_ids),
+            submit_time=time.time(),
+            cancel=self._engine.cancel,
+        )
+        if type(payload) is not bytes:
+            job.size = payload.size
+        self._next_number += 1
+        self._engine.queue.append(job)
+        if self._engine.wants_jobs:
+            self._engine.wake()
+        return job
+
+    async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Submit a job and wait for its result; see `JobHandle.wait` for what it raises."""
+        return await self.submit(*args, **kwargs).wait()
+
+    def cancel(self, job: JobHandle[T]) -> None:
+        """Stop a job, waiting or running."""
+        self._engine.cancel(job)
+
+    async def as_completed(self, jobs: Iterable[JobHandle[T]]) -> AsyncIterator[JobHandle[T]]:
+        """Yield the jobs in the order in which they end."""
+        send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
+        waiting = 0
+        for job in jobs:
+            waiting += 1
+            seen = trio.Event()
+
+            def announce(
+                _job: UserJob[Any], job: JobHandle[T] = job, seen: trio.Event = seen
+            ) -> None:
+                if not seen.is_set():
+                    seen.set()
+                    send.send_nowait(job)
+
+            if not job.add_waiter(announce):
+                announce(job)
+        for _ in range(waiting):
+            yield await receive.receive()
+
+    async def wait(self) -> None:
+        """Wait until no job is pending."""
+        while (pending := self.status().jobs_pending) > 0:
+            await self._engine.next_end(pending)
+
+    def status(self) -> ClusterStatus:
+        """The nodes, and how many jobs have not ended."""
+        return self._engine.status()
+
+
+@asynccontextmanager
+async def open_cluster(
+    computation: Callable[P, T],
+    nodes: Sequence[str] | None = None,
+    *,
+    cpus: int = 0,
+    name: str | None = None,
+    reentrant: bool = False,
+    secret_file: str | None = None,
+    pulse_interval: float = PULSE_INTERVAL,
+    connect_timeout: float | None = None,
+) -> AsyncIterator[Cluster[P, T]]:
+    """Run a function on the processors of a cluster.
+
+    Leaving the block normally waits for the jobs that are left. Leaving it by an exception or by
+    cancellation stops them, and in either case no process of the computation is left anywhere.
+
+    Args:
+        computation: what each job calls; any function that can be cloudpickled.
+        nodes: ``"host"`` or ``"host:port"`` each; None starts an embedded node on this machine.
+        cpus: slots of the embedded node; 0 for all processors, negative to leave that many free.
+        name: of the computation, for people; its function's name when None.
+        reentrant: jobs of a lost node may be run again elsewhere.
+        secret_file: the secret shared with the nodes; the user's own when None.
+        pulse_interval: seconds between signs of life; a node is lost after three missed ones.
+        connect_timeout: seconds to wait for a first usable node; None waits for ever.
+
+    Raises:
+        PickleArgumentError: the computation can't be pickled.
+        ConnectError: no node was usable within `connect_timeout`; names each with its reason.
+    """
+    settings = ClusterSettings(
+        nodes, cpus, name, reentrant, secret_file, pulse_interval, connect_timeout
+    )
+    async with open_engine(computation, settings, on_ended=None) as engine:
+        cluster: Cluster[P, T] = Cluster(engine)
+        try:
+            yield cluster
+        finally:
+            cluster._open = False

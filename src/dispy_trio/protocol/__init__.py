@@ -1,0 +1,1 @@
+"""How the wire is spelled. No I/O: bytes in, messages out, and back."""

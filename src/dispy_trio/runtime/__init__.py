@@ -1,0 +1,1 @@
+"""The Trio shell: feeds machines and performs what they command. It decides nothing."""

@@ -1,0 +1,292 @@
+"""The real `Net`: TCP, and TLS 1.3 on it whenever the other end is not this machine.
+
+The listener's certificate is made when it starts to listen and is signed by nobody. Its hash is
+part of the handshake's transcript, so whoever puts himself between the two, with a certificate of
+his own, fails the proof of the secret: a shared secret gives encryption without any set-up.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import hashlib
+import ipaddress
+import os
+import socket
+import ssl
+import tempfile
+
+import trio
+from attrs import define, field
+
+from dispy_trio.errors import ConnectError, ConnectionLost, LocalError, PortInUse
+from dispy_trio.seams import ByteStream
+
+__all__ = ["TcpNet", "is_loopback"]
+
+SOCKET_BUFFER = 4 * 1024 * 1024
+USER_TIMEOUT = 30_000
+"""Milliseconds after which the kernel gives up on unacknowledged data."""
+DIAL_TIMEOUT = 5.0
+
+
+def is_loopback(host: str) -> bool:
+    """Is this the address of a loopback interface?"""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _text(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _tune(sock: trio.socket.SocketType) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+
+
+@define(eq=False)
+class TcpStream:
+    """A plain TCP connection."""
+
+    _socket: trio.socket.SocketType
+    peer: str
+    secure: bytes = b""
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Hand over what the kernel takes at once."""
+        # The socket is non-blocking beneath Trio's wrapper: this is one system call.
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise ConnectionLost(f"{self.peer}: {exc.strerror or exc}") from exc
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        """Send everything."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[await self._socket.send(view) :]
+        except OSError as exc:
+            raise ConnectionLost(f"{self.peer}: {exc.strerror or exc}") from exc
+        except trio.ClosedResourceError as exc:
+            raise ConnectionLost(f"{self.peer}: closed") from exc
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes; 0 means the other end closed."""
+        try:
+            return await self._socket.recv_into(buffer)
+        except OSError as exc:
+            raise ConnectionLost(f"{self.peer}: {exc.strerror or exc}") from exc
+        except trio.ClosedResourceError as exc:
+            raise ConnectionLost(f"{self.peer}: closed") from exc
+
+    async def aclose(self) -> None:
+        """Close at once."""
+        self._socket.close()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+@define(eq=False)
+class TlsStream:
+    """TLS over a TCP connection."""
+
+    _stream: trio.SSLStream[trio.SocketStream]
+    peer: str
+    secure: bytes
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Takes nothing: encryption may have to wait for the other side."""
+        return 0
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        """Send everything."""
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionLost(f"{self.peer}: {exc.__cause__ or exc}") from exc
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes; 0 means the other end closed."""
+        try:
+            data = await self._stream.receive_some(len(buffer))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionLost(f"{self.peer}: {exc.__cause__ or exc}") from exc
+        buffer[: len(data)] = data
+        return len(data)
+
+    async def aclose(self) -> None:
+        """Close at once, without TLS's own goodbye: ours comes before."""
+        await trio.aclose_forcefully(self._stream.transport_stream)
+
+
+def _server_context() -> tuple[ssl.SSLContext, bytes]:
+    """A TLS context with a certificate made for it, and the hash of that certificate."""
+    # Imported here: costs start-up time that nobody on loopback should pay.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dispy-trio")])
+    today = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # Nobody checks the dates: trust comes from the proof of the secret.
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=3650))
+        .sign(key, hashes.SHA256())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    # The ssl module reads keys from files only; this one is ours alone and gone at once.
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(file.name)
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    return context, hashlib.sha256(der).digest()
+
+
+def _client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Not unverified: the certificate's hash goes into the handshake, which only a holder of the
+    # secret can complete.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@define(eq=False)
+class TcpListener:
+    """A bound TCP port."""
+
+    _socket: trio.socket.SocketType
+    address: tuple[str, int]
+    _tls: tuple[ssl.SSLContext, bytes] | None
+
+    async def accept(self) -> ByteStream:
+        """Wait for the next connection. Its TLS handshake happens on first use, not here."""
+        while True:
+            try:
+                sock, remote = await self._socket.accept()
+                break
+            except OSError as exc:
+                if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    if exc.errno == errno.ECONNABORTED:
+                        continue
+                    raise
+                # Out of descriptors: let those who have a connection get on and free some.
+                await trio.sleep(0.1)
+        _tune(sock)
+        peer = _text(remote)
+        if self._tls is None:
+            return TcpStream(sock, peer)
+        context, certificate = self._tls
+        stream = trio.SSLStream(trio.SocketStream(sock), context, server_side=True)
+        return TlsStream(stream, peer, certificate)
+
+    async def aclose(self) -> None:
+        self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+@define(eq=False)
+class TcpNet:
+    """Dials and listens with real sockets."""
+
+    force_tls: bool = False
+    """TLS on loopback too, for tests of it."""
+    _contexts: list[ssl.SSLContext] = field(factory=list)
+
+    async def dial(self, host: str, port: int) -> ByteStream:
+        """Open a connection, trying all addresses of a host name.
+
+        Raises:
+            ConnectError: names the address and the reason.
+        """
+        peer = _text((host, port))
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                transport = await trio.open_tcp_stream(host, port)
+        except trio.TooSlowError as exc:
+            raise ConnectError(f"{peer}: no answer within {DIAL_TIMEOUT:.0f} s") from exc
+        except OSError as exc:
+            raise ConnectError(f"{peer}: {_reason(exc)}") from exc
+        _tune(transport.socket)
+        remote = transport.socket.getpeername()[0]
+        if is_loopback(remote) and not self.force_tls:
+            return TcpStream(transport.socket, peer)
+        stream = trio.SSLStream(transport, _client_context())
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                await stream.do_handshake()
+        except trio.TooSlowError as exc:
+            await trio.aclose_forcefully(transport)
+            raise ConnectError(
+                f"{peer}: no TLS answer within {DIAL_TIMEOUT:.0f} s; is this a dispy-trio node?"
+            ) from exc
+        except trio.BrokenResourceError as exc:
+            await trio.aclose_forcefully(transport)
+            raise ConnectError(f"{peer}: TLS failed: {exc.__cause__ or exc}") from exc
+        certificate = stream.getpeercert(binary_form=True)
+        return TlsStream(stream, peer, hashlib.sha256(certificate or b"").digest())
+
+    async def listen(self, host: str, port: int) -> TcpListener:
+        """Bind one address.
+
+        Raises:
+            PortInUse: somebody else listens there.
+            LocalError: the address is not one of this machine's.
+        """
+        try:
+            found = await trio.socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as exc:
+            raise LocalError(f"can't listen on {host!r}: {_reason(exc)}") from exc
+        family, kind, protocol, _, address = found[0]
+        sock = trio.socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            await sock.bind(address)
+            sock.listen(256)
+        except OSError as exc:
+            sock.close()
+            where = _text((host, port))
+            if exc.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    f"{where}: port {port} is taken; choose another with --port (0 for any)"
+                ) from exc
+            raise LocalError(f"can't listen on {where}: {_reason(exc)}") from exc
+        bound = sock.getsockname()[:2]
+        plain = is_loopback(bound[0]) and not self.force_tls
+        return TcpListener(sock, bound, None if plain else _server_context())
+
+
+def _reason(exc: OSError) -> str:
+    if isinstance(exc.__cause__, BaseExceptionGroup) and exc.__cause__.exceptions:
+        inner = exc.__cause__.exceptions[0]
+        return str(getattr(inner, "strerror", None) or inner)
+    if exc.__cause__ is not None and isinstance(exc.__cause__, OSError):
+        return str(exc.__cause__.strerror or exc.__cause__)
+    return str(exc.strerror or exc)

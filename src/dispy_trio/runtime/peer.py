@@ -1,0 +1,350 @@
+"""One authenticated session with one other side: its control connection and its bulk connection.
+
+Who owns what: `Peer.run` holds one reader and one writer per connection and the heartbeat, in one
+nursery. Whatever goes wrong with either connection ends the session, as a whole and at once; it is
+for the owner to dial again.
+
+The outbox is bounded: a peer that lets more than `OUTBOX_LIMIT` bytes pile up is ended as too slow,
+and what was not sent is settled at the next contact, as after any lost connection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import trio
+from attrs import define, field, frozen
+
+from dispy_trio.errors import ConnectError, ConnectionLost, DispyError, OutboxFull, ProtocolError
+from dispy_trio.messages import Goodbye, Message, Ping, Pong
+from dispy_trio.protocol.auth import Hello
+from dispy_trio.protocol.codec import decode, encode
+from dispy_trio.protocol.framing import (
+    CHUNK_HEADER,
+    CHUNK_LIMIT,
+    FrameDecoder,
+    encode_chunk_header,
+    parse_chunk_header,
+)
+from dispy_trio.protocol.handshake import DiallerHandshake, Handshake, ListenerHandshake
+from dispy_trio.seams import ByteStream, Net
+
+__all__ = ["Peer", "PeerStatistics", "accept_connection", "dial_connection"]
+
+HANDSHAKE_TIMEOUT = 5.0
+OUTBOX_LIMIT = 64 * 1024 * 1024
+READ_SIZE = 256 * 1024
+MISSED_PULSES = 3
+
+
+async def dial_connection(
+    net: Net, host: str, port: int, secret: bytes, hello: Hello
+) -> tuple[ByteStream, Hello]:
+    """Dial and prove who we are; return the stream and what the listener said of itself.
+
+    Raises:
+        ConnectError: nobody answers there, or not in time.
+        AuthenticationError, VersionMismatch, PythonMismatch: we do not fit together.
+        ProtocolError: it is no node.
+    """
+    stream = await net.dial(host, port)
+    handshake = DiallerHandshake(hello, secret, stream.peer, stream.secure)
+    await _shake_hands(stream, handshake)
+    assert handshake.theirs is not None
+    return stream, handshake.theirs
+
+
+async def accept_connection(stream: ByteStream, secret: bytes, hello: Hello) -> Hello:
+    """The listening side of `dial_connection`; closes the stream when it raises."""
+    handshake = ListenerHandshake(hello, secret, stream.peer, stream.secure)
+    await _shake_hands(stream, handshake)
+    assert handshake.theirs is not None
+    return handshake.theirs
+
+
+async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
+    try:
+        with trio.fail_after(HANDSHAKE_TIMEOUT):
+            while True:
+                if data := handshake.data_to_send():
+                    await stream.send_all(data)
+                if not handshake.wanted:
+                    break
+                buffer = bytearray(handshake.wanted)
+                count = await stream.receive_into(memoryview(buffer))
+                handshake.receive_data(buffer[:count])
+        if handshake.error is not None:
+            raise handshake.error
+    except BaseException as exc:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await stream.aclose()
+        if isinstance(exc, trio.TooSlowError):
+            raise ConnectError(
+                f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s"
+            ) from exc
+        raise
+
+
+@frozen
+class PeerStatistics:
+    """What a session has carried."""
+
+    bytes_in: int
+    bytes_out: int
+    outbox_bytes: int
+    silent_for: float
+    """Seconds since the last byte from the other side."""
+
+
+@define(eq=False)
+class _Blob:
+    """A blob on its way out."""
+
+    number: int
+    buffers: Sequence[memoryview]
+    total: int
+
+
+@define(eq=False)
+class Peer:
+    """One session; see the module's head."""
+
+    name: str
+    """For error texts."""
+    hello: Hello
+    """What the other side said of itself."""
+    pulse_interval: float
+    _control: ByteStream
+    _outbox: deque[memoryview] = field(factory=deque)
+    _outbox_bytes: int = 0
+    _writing: bool = False
+    _wake_writer: trio.Event = field(factory=trio.Event)
+    _bulk: ByteStream | None = None
+    _bulk_attached: trio.Event = field(factory=trio.Event)
+    _blobs: deque[_Blob] = field(factory=deque)
+    _wake_bulk: trio.Event = field(factory=trio.Event)
+    _scope: trio.CancelScope = field(factory=trio.CancelScope)
+    _ended: bool = False
+    _closing: bool = False
+    _failure: DispyError | None = None
+    _last_heard: float = math.nan
+    _bytes_in: int = 0
+    _bytes_out: int = 0
+
+    # --- sending -------------------------------------------------------------------------------
+    def send_nowait(self, message: Message) -> None:
+        """Send a message; at once when nothing waits before it, without a task switch.
+
+        After the session has ended it does nothing: the owner has been told, or is about to be.
+        """
+        if self._ended:
+            return
+        frame = memoryview(encode(message))
+        self._bytes_out += len(frame)
+        if not self._outbox and not self._writing:
+            try:
+                frame = frame[self._control.send_nowait(frame) :]
+            except ConnectionLost as exc:
+                self._fail(exc)
+                return
+            if not frame:
+                return
+        self._outbox.append(frame)
+        self._outbox_bytes += len(frame)
+        self._wake_writer.set()
+        if self._outbox_bytes > OUTBOX_LIMIT:
+            self._fail(OutboxFull(f"{self.name} reads too slowly: its outbox is full"))
+
+    def send_blob_nowait(self, blob: int, buffers: Sequence[memoryview]) -> None:
+        """Queue a blob for the bulk connection. The buffers must not change until it is sent."""
+        if self._ended:
+            return
+        self._blobs.append(_Blob(blob, buffers, sum(len(b) for b in buffers)))
+        self._wake_bulk.set()
+
+    def _fail(self, error: DispyError) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._ended = True
+        self._scope.cancel()
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and end the session; `run` returns."""
+        self.send_nowait(Goodbye(reason))
+        self._closing = True
+        if self._outbox or self._writing:
+            return  # The writer ends the session when the goodbye is out.
+        self._ended = True
+        self._scope.cancel()
+
+    # --- the session ---------------------------------------------------------------------------
+    def attach_bulk(self, stream: ByteStream) -> None:
+        """Give the session its bulk connection."""
+        self._bulk = stream
+        self._bulk_attached.set()
+
+    async def run(
+        self,
+        on_message: Callable[[Message], None],
+        blob_sink: Callable[[int, int], memoryview],
+        on_blob: Callable[[int, memoryview], None],
+    ) -> None:
+        """Carry the session until it ends; returns after a goodbye, from either side.
+
+        Args:
+            on_message: called with each message, but heartbeats, which are answered here.
+            blob_sink: called with a blob's number and size, gives the memory to receive it into.
+            on_blob: called with a blob's number and that memory when it is complete.
+
+        Raises:
+            ConnectionLost: it broke, or the other side was silent for three pulses.
+            ProtocolError: the other side does not keep to the protocol.
+            OutboxFull: the other side reads too slowly.
+        """
+        self._last_heard = trio.current_time()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._heartbeat)
+                    nursery.start_soon(self._carry_blobs, blob_sink, on_blob)
+                    await self._read(on_message)
+                    nursery.cancel_scope.cancel()
+        except* DispyError as group:
+            raise _first(group) from None
+        finally:
+            self._ended = True
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._control.aclose()
+                if self._bulk is not None:
+                    await self._bulk.aclose()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _read(self, on_message: Callable[[Message], None]) -> None:
+        decoder = FrameDecoder(self.name)
+        buffer = memoryview(bytearray(READ_SIZE))
+        while True:
+            count = await self._control.receive_into(buffer)
+            if not count:
+                raise ConnectionLost(f"{self.name} closed the connection")
+            self._last_heard = trio.current_time()
+            self._bytes_in += count
+            for kind, body in decoder.receive_data(buffer[:count]):
+                message = decode(kind, body, self.name)
+                if isinstance(message, Ping):
+                    self.send_nowait(Pong(message.token))
+                elif isinstance(message, Goodbye):
+                    return
+                elif not isinstance(message, Pong):
+                    on_message(message)
+
+    async def _write(self) -> None:
+        while True:
+            while self._outbox:
+                # Everything that waits goes out in one piece.
+                batch = b"".join(self._outbox) if len(self._outbox) > 1 else self._outbox[0]
+                self._outbox.clear()
+                self._writing = True
+                try:
+                    await self._control.send_all(batch)
+                finally:
+                    self._writing = False
+                self._outbox_bytes = sum(len(frame) for frame in self._outbox)
+            if self._closing:
+                self._scope.cancel()
+            self._wake_writer = trio.Event()
+            await self._wake_writer.wait()
+
+    async def _heartbeat(self) -> None:
+        token = 0
+        while True:
+            await trio.sleep(self.pulse_interval)
+            silent = trio.current_time() - self._last_heard
+            if silent > MISSED_PULSES * self.pulse_interval:
+                raise ConnectionLost(f"{self.name}: no sign of life for {silent:.1f} s")
+            if silent >= self.pulse_interval / 2:
+                token += 1
+                self.send_nowait(Ping(token))
+
+    # --- blobs ---------------------------------------------------------------------------------
+    async def _carry_blobs(
+        self,
+        blob_sink: Callable[[int, int], memoryview],
+        on_blob: Callable[[int, memoryview], None],
+    ) -> None:
+        await self._bulk_attached.wait()
+        stream = self._bulk
+        assert stream is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_blobs, stream)
+            await self._read_blobs(stream, blob_sink, on_blob)
+
+    async def _write_blobs(self, stream: ByteStream) -> None:
+        while True:
+            while self._blobs:
+                blob = self._blobs.popleft()
+                offset = 0
+                for buffer in blob.buffers:
+                    for start in range(0, len(buffer), CHUNK_LIMIT):
+                        chunk = buffer[start : start + CHUNK_LIMIT]
+                        header = encode_chunk_header(blob.number, blob.total, offset, len(chunk))
+                        await stream.send_all(header)
+                        await stream.send_all(chunk)
+                        offset += len(chunk)
+                self._bytes_out += blob.total
+            self._wake_bulk = trio.Event()
+            await self._wake_bulk.wait()
+
+    async def _read_blobs(
+        self,
+        stream: ByteStream,
+        blob_sink: Callable[[int, int], memoryview],
+        on_blob: Callable[[int, memoryview], None],
+    ) -> None:
+        arriving: dict[int, tuple[memoryview, int]] = {}
+        header_buffer = memoryview(bytearray(CHUNK_HEADER.size))
+        while True:
+            await self._read_exactly(stream, header_buffer)
+            header = parse_chunk_header(header_buffer, self.name)
+            memory, received = arriving.get(header.blob, (None, 0))
+            if memory is None:
+                memory = blob_sink(header.blob, header.total)
+            if len(memory) != header.total or header.offset != received:
+                raise ProtocolError(f"{self.name} sent a chunk out of order: {header}")
+            received += header.length
+            await self._read_exactly(stream, memory[header.offset : received])
+            if received == header.total:
+                arriving.pop(header.blob, None)
+                on_blob(header.blob, memory)
+            else:
+                arriving[header.blob] = (memory, received)
+
+    async def _read_exactly(self, stream: ByteStream, buffer: memoryview) -> None:
+        while buffer:
+            count = await stream.receive_into(buffer)
+            if not count:
+                raise ConnectionLost(f"{self.name} closed the bulk connection")
+            self._last_heard = trio.current_time()
+            self._bytes_in += count
+            buffer = buffer[count:]
+
+    def statistics(self) -> PeerStatistics:
+        """A snapshot, for monitors."""
+        return PeerStatistics(
+            self._bytes_in,
+            self._bytes_out,
+            self._outbox_bytes,
+            trio.current_time() - self._last_heard,
+        )
+
+
+def _first(group: BaseExceptionGroup[DispyError]) -> DispyError:
+    """One cause is enough: the others follow from it."""
+    for exc in group.exceptions:
+        if isinstance(exc, BaseExceptionGroup):
+            return _first(exc)
+        return exc
+    raise AssertionError("an exception group is never empty")

@@ -1,0 +1,87 @@
+"""The secret that lets the machines of one user trust each other.
+
+It lies in a file of the user's own, made on first use. To use a second machine, copy the file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from attrs import define, field
+
+from dispy_trio.errors import SecretFileError
+
+__all__ = ["Secret", "default_secret_file", "load_secret"]
+
+MIN_LENGTH = 16
+"""Bytes. Anything shorter could be guessed from one recorded handshake."""
+
+
+@define
+class Secret:
+    """Keeps the secret out of tracebacks and logs."""
+
+    value: bytes = field(repr=False)
+    path: Path
+
+
+def default_secret_file() -> Path:
+    """``$DISPY_TRIO_SECRET_FILE``, else ``dispy-trio/secret`` in the user's configuration."""
+    named = os.environ.get("DISPY_TRIO_SECRET_FILE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return Path(base or Path.home() / ".config") / "dispy-trio" / "secret"
+
+
+def load_secret(path: Path | str | None = None) -> Secret:
+    """Read the secret file; make it when it is the default one and missing.
+
+    Raises:
+        SecretFileError: names the file, what is wrong with it and what to type.
+    """
+    if path is None:
+        path = default_secret_file()
+        if not path.exists():
+            _make(path)
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            value = file.read(4096).strip()
+    except OSError as exc:
+        raise SecretFileError(f"can't read the secret file {path}: {exc.strerror}") from exc
+    if status.st_uid not in (os.geteuid(), 0):
+        raise SecretFileError(f"the secret file {path} belongs to another user")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise SecretFileError(
+            f"the secret file {path} can be read by others; type: chmod 600 {path}"
+        )
+    if len(value) < MIN_LENGTH:
+        raise SecretFileError(
+            f"the secret in {path} is too short: {len(value)} bytes, at least {MIN_LENGTH} are"
+            " needed; delete the file to have a new one made"
+        )
+    return Secret(value, path)
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Written under another name first: of two first users at once, both read the same.
+        draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_hex(32).encode() + b"\n")
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass  # Somebody was faster; theirs is as good.
+        finally:
+            os.unlink(draft)
+    except OSError as exc:
+        raise SecretFileError(f"can't make the secret file {path}: {exc.strerror}") from exc

@@ -1,0 +1,63 @@
+"""Everything of the outside world that a service is given, in one place."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import define
+
+from dispy_trio import seams
+from dispy_trio.compute.processes import ProcessSpawner
+from dispy_trio.config import NodeSettings
+from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
+from dispy_trio.runtime.net import TcpNet
+from dispy_trio.runtime.secret import Secret, load_secret
+from dispy_trio.runtime.store import DiskStore
+
+__all__ = ["Outside", "real_outside"]
+
+
+@define(eq=False)
+class Outside:
+    """The doors of `seams`, and the secret."""
+
+    net: seams.Net
+    spawner: seams.Spawner
+    store: seams.Store
+    secret: Secret
+    processors: int
+    draw_token: Callable[[int], str]
+    """Draws that many random hex digits."""
+
+    def hello(self, role: Role, kind: Kind, identity: str) -> Hello:
+        """What this side says at the start of a connection."""
+        return Hello(
+            PROTOCOL_VERSION,
+            sys.version_info[:2],
+            role,
+            kind,
+            identity,
+            bytes.fromhex(self.draw_token(2 * NONCE_SIZE)),
+        )
+
+
+def real_outside(settings: NodeSettings) -> Outside:
+    """The doors of a real machine.
+
+    Raises:
+        SecretFileError: the secret can't be had.
+    """
+    prefix = settings.dest_path_prefix or Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
+    return Outside(
+        net=TcpNet(),
+        spawner=ProcessSpawner(),
+        store=DiskStore(prefix),
+        secret=load_secret(settings.secret_file),
+        processors=len(os.sched_getaffinity(0)),
+        draw_token=lambda digits: secrets.token_hex(digits // 2),
+    )

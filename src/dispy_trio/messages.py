@@ -235,10 +235,9 @@ class FetchFile:
 
 @frozen
 class FileFollows:
-    """It comes as this blob."""
+    """Its bytes come right behind this frame."""
 
     request: int
-    blob: int
     size: int
 
 

@@ -56,6 +56,8 @@ class Kind(IntEnum):
 
     CONTROL = 1
     BULK = 2
+    FILE = 3
+    """One request for a kept file and its answer."""
 
 
 @frozen

@@ -229,8 +229,11 @@ class NodeService:
                 await stream.aclose()
             else:
                 peer.attach_bulk(stream)
-        elif theirs.role == Role.NODE:
-            await self.files.serve_node(stream, theirs)
+        elif theirs.kind == Kind.FILE:
+            try:
+                await self.files.serve(stream)
+            except (DispyError, OSError) as exc:
+                log.warning("a file could not be sent: %s", exc)
         else:
             await self._serve_session(stream, theirs)
 
@@ -267,8 +270,6 @@ class NodeService:
             incoming = self._incoming.setdefault((session, message.blob), _Incoming())
             incoming.message = message
             self._settle(session, message.blob, incoming)
-        elif isinstance(message, messages.FetchFile):
-            self.files.serve(peer, message)
         else:
             self.host.feed(e.MessageReceived(session, message))
 
@@ -347,7 +348,7 @@ async def run_node(
     incarnation = outside.draw_token(32)
     async with trio.open_nursery() as services:
         async with trio.open_nursery() as work:
-            files = FileService(outside, settings.pulse_interval, work, f"{host}:{port}")
+            files = FileService(outside, incarnation, f"{host}:{port}")
             service = NodeService(settings, outside, machine, incarnation, work, files)
             services.start_soon(service.host.run_timer, e.Tick())
             services.start_soon(service.forget_absent_clients)

@@ -1,0 +1,50 @@
+"""What a running job asks of its node: one request, one answer, as JSON."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from typing import Any
+
+__all__ = ["call", "connect"]
+
+_LIMIT = 64 * 1024
+
+_socket: socket.socket | None = None
+_lock = threading.Lock()
+_last = 0
+
+
+def connect(sock: socket.socket) -> None:
+    """Use this socket; called once, by the worker."""
+    global _socket
+    _socket = sock
+
+
+def call(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask, and wait for the answer; safe from any thread of the job.
+
+    Raises:
+        RuntimeError: this is no job.
+        OSError: the node answered that it can't; the text says why.
+    """
+    global _last
+    if _socket is None:
+        raise RuntimeError(f"{kind} works inside of a job only")
+    with _lock:
+        _last += 1
+        number = _last
+        _socket.send(json.dumps({"call": number, "kind": kind, "body": body}).encode())
+        while True:
+            data = _socket.recv(_LIMIT)
+            if not data:
+                raise OSError("the node is gone")
+            answer = json.loads(data)
+            # An answer to a call that an interrupt cut short may still come before ours.
+            if answer["call"] == number:
+                break
+    result: dict[str, Any] = answer["body"]
+    if "error" in result:
+        raise OSError(result["error"])
+    return result

@@ -1,0 +1,83 @@
+"""How jobs travel from the supervisor into a worker, and what comes back beside the ring.
+
+Down: a batch is a header, a table of jobs, and their payloads end to end. A job whose arguments
+are a segment is a batch of its own, with the sizes of its parts as payload and the descriptor
+attached. Up: a frame of fixed size, with a descriptor attached when it announces a segment.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+__all__ = [
+    "BELL",
+    "CANCEL",
+    "CONTROL",
+    "RECALL",
+    "SIZES",
+    "TERMINATE",
+    "UP",
+    "WITH_SEGMENT",
+    "encode_batch",
+    "encode_segment_job",
+    "parse_batch",
+]
+
+_BATCH = struct.Struct("<II")
+"""Number of jobs, bytes of all that follows."""
+_JOB = struct.Struct("<QII")
+"""Sequence, bytes of payload, parts of its segment (0 for none)."""
+
+UP = struct.Struct("<BQIddIII")
+"""Kind, sequence, outcome, start, end, bytes of part sizes, of stdout, of stderr; these follow."""
+BELL = 1
+"""Look at the ring."""
+WITH_SEGMENT = 2
+"""A result in a segment, whose descriptor is attached."""
+
+CONTROL = struct.Struct("<BQ")
+"""Kind, sequence."""
+CANCEL = 1
+TERMINATE = 2
+RECALL = 3
+
+SIZES = struct.Struct("<Q")
+
+
+def encode_batch(jobs: Sequence[tuple[int, bytes]]) -> bytes:
+    """Small jobs, (sequence, payload) each."""
+    table = b"".join([_JOB.pack(sequence, len(payload), 0) for sequence, payload in jobs])
+    blob = b"".join([payload for _, payload in jobs])
+    return _BATCH.pack(len(jobs), len(table) + len(blob)) + table + blob
+
+
+def encode_segment_job(sequence: int, sizes: Sequence[int]) -> bytes:
+    """One job whose arguments are the attached segment."""
+    blob = struct.pack(f"<{len(sizes)}Q", *sizes)
+    table = _JOB.pack(sequence, len(blob), len(sizes))
+    return _BATCH.pack(1, len(table) + len(blob)) + table + blob
+
+
+def parse_batch(
+    data: bytes | bytearray, position: int
+) -> tuple[list[tuple[int, bytes, tuple[int, ...]]], int] | None:
+    """One batch of `data`: jobs as (sequence, payload, sizes), and where the next one begins.
+
+    None when it is not complete. Sizes are empty for a job without segment.
+    """
+    if len(data) - position < _BATCH.size:
+        return None
+    count, length = _BATCH.unpack_from(data, position)
+    start = position + _BATCH.size
+    if len(data) - start < length:
+        return None
+    table_end = start + count * _JOB.size
+    at = table_end
+    jobs: list[tuple[int, bytes, tuple[int, ...]]] = []
+    for sequence, size, parts in _JOB.iter_unpack(memoryview(data)[start:table_end]):
+        payload = bytes(data[at : at + size])
+        at += size
+        sizes = struct.unpack(f"<{parts}Q", payload) if parts else ()
+        jobs.append((sequence, payload, sizes))
+    return jobs, start + length

@@ -1,0 +1,206 @@
+"""A template: the process of one computation, which loads it once and forks its workers.
+
+It speaks JSON with its supervisor over a socket that keeps message borders; descriptors ride
+along. It waits for messages and for the death of its workers at the same time. A dead worker is
+not reaped before the supervisor says so: until then its process id stays taken, and what the
+supervisor still does to its process group can't hit a stranger.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import json
+import mmap
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
+
+from dispy_trio.child import calls, importer
+from dispy_trio.child.capture import Capture
+from dispy_trio.child.ring import RING_SIZE, Ring
+from dispy_trio.child.worker import Worker
+
+__all__ = ["main"]
+
+_MESSAGE = 64 * 1024
+_TEXT = 32 * 1024
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel kill us when our parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Template:
+    """The loop of one template process."""
+
+    def __init__(self, supervisor: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._function: Callable[..., Any] | None = None
+        self._settings: dict[str, Any] = {}
+        self._workers: dict[int, tuple[int, int]] = {}
+        """pidfd to (worker, process id)."""
+        self._poll = select.poll()
+        self._poll.register(supervisor, select.POLLIN)
+
+    def run(self) -> NoReturn:
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor == self._supervisor.fileno():
+                    self._on_message()
+                elif descriptor in self._workers:
+                    self._on_death(descriptor)
+
+    def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        socket.send_fds(self._supervisor, [json.dumps(message).encode()], descriptors)
+
+    def _on_message(self) -> None:
+        data, descriptors, _, _ = socket.recv_fds(self._supervisor, _MESSAGE, 8)
+        if not data:
+            self._end()
+        message = json.loads(data)
+        match message["kind"]:
+            case "load":
+                self._load(message, *descriptors)
+            case "fork":
+                self._fork(message["worker"], *descriptors)
+            case "reap":
+                os.waitpid(message["pid"], 0)
+
+    def _end(self) -> NoReturn:
+        for _, pid in self._workers.values():
+            os.killpg(pid, signal.SIGKILL)
+        os._exit(0)
+
+    # --- the bundle ----------------------------------------------------------------------------
+    def _load(self, message: dict[str, Any], bundle: int) -> None:
+        self._settings = settings = message["settings"]
+        try:
+            os.chdir(settings["directory"])
+            os.environ.update(settings["environment"])
+            sys.path.insert(0, settings["directory"])
+            with open(bundle, "rb") as file:
+                sources, pickled = pickle.loads(file.read())
+            importer.install(sources)
+            self._function = pickle.loads(pickled)
+        except BaseException as exc:
+            text = "".join(traceback.format_exception(exc))
+            if isinstance(exc, ModuleNotFoundError):
+                text += (
+                    f"\nsend the module {exc.name!r} along with depends=, or install it on the node"
+                )
+            self._send({"kind": "failed", "text": text[-_TEXT:]})
+            return
+        # What is here now is shared with the workers: keep the collector from touching it.
+        gc.collect()
+        gc.freeze()
+        self._send({"kind": "loaded"})
+
+    # --- workers -------------------------------------------------------------------------------
+    def _fork(self, worker: int, *descriptors: int) -> None:
+        try:
+            with warnings.catch_warnings():
+                # Threads that a user's module started do not survive; that is known.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+        except OSError as exc:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._send({"kind": "unforked", "worker": worker, "text": str(exc)})
+            return
+        if not pid:
+            self._become_worker(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        # The child does this too; whoever comes first, it is done when either goes on.
+        try:
+            os.setpgid(pid, pid)
+        except (PermissionError, ProcessLookupError):
+            pass  # It has, or is dead already.
+        pidfd = os.pidfd_open(pid)
+        self._workers[pidfd] = (worker, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        self._send({"kind": "forked", "worker": worker, "pid": pid}, (pidfd,))
+
+    def _become_worker(
+        self, jobs: int, control: int, call: int, ring: int, out: int, err: int
+    ) -> NoReturn:
+        try:
+            parent = os.getppid()
+            self._supervisor.close()
+            for pidfd in self._workers:
+                os.close(pidfd)
+            try:
+                os.setpgid(0, 0)
+            except PermissionError:
+                pass  # Our parent was faster.
+            _die_with_parent(parent)
+            try:
+                with open("/proc/self/oom_score_adj", "w") as file:
+                    file.write("500")
+            except PermissionError:
+                pass  # Then the kernel chooses by itself whom to kill.
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.close(null)
+            capture = Capture(out, err, self._settings["output_limit"])
+            os.close(out)
+            os.close(err)
+            faulthandler.enable(2)
+            memory = memoryview(mmap.mmap(ring, RING_SIZE))
+            os.close(ring)
+            calls.connect(socket.socket(fileno=call))
+            assert self._function is not None
+            running = Worker(
+                self._function,
+                socket.socket(fileno=jobs),
+                socket.socket(fileno=control),
+                Ring(memory),
+                capture,
+            )
+            running.listen_to_signals()
+            running.run()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(70)
+
+    def _on_death(self, pidfd: int) -> None:
+        worker, pid = self._workers.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        # Looked at, not reaped: see the module's head.
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert info is not None
+        self._send(
+            {
+                "kind": "exited",
+                "worker": worker,
+                "signal": info.si_status if info.si_code != os.CLD_EXITED else 0,
+                "code": info.si_status if info.si_code == os.CLD_EXITED else 0,
+            }
+        )
+
+
+def main() -> None:
+    """Run as a template; argv holds the descriptor of the socket and our parent's process id."""
+    _die_with_parent(int(sys.argv[2]))
+    # Signals that reach the node's process group are the node's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor = socket.socket(fileno=int(sys.argv[1]))
+    supervisor.set_inheritable(False)
+    del sys.argv[1:]
+    Template(supervisor).run()

@@ -1,0 +1,200 @@
+"""One node as a client sees it: a session that is dialled, kept, and dialled again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from dispy_trio import messages, seams
+from dispy_trio.compute.packaging import Parts, split_parts
+from dispy_trio.core import events as e
+from dispy_trio.core.cluster import ClusterEvent
+from dispy_trio.errors import ConnectionLost, DispyError
+from dispy_trio.models import Job
+from dispy_trio.protocol.auth import Hello, Kind, Role
+from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
+
+__all__ = ["NodeLink"]
+
+log = logging.getLogger("dispy_trio")
+
+FIRST_RETRY = 0.1
+LAST_RETRY = 5.0
+"""Seconds between attempts to reach a node: doubled each time, up to this."""
+
+
+@define(eq=False)
+class NodeLink:
+    """Keeps the session with one node."""
+
+    key: str
+    host: str
+    port: int
+    net: seams.Net
+    secret: bytes = field(repr=False)
+    pulse_interval: float
+    make_hello: Callable[[Role, Kind], Hello]
+    feed: Callable[[ClusterEvent], None]
+    troubles: dict[str, str]
+    """Shared: why nodes can't be used now."""
+    fatal: bool = False
+    """The first node of our own: when it goes, there is no use in dialling again."""
+    _peer: Peer | None = None
+    _leaving: bool = False
+    _next_blob: int = 1
+    _received: dict[int, memoryview] = field(factory=dict)
+    """Blobs of results that are complete."""
+    _held: list[messages.JobsFinished] = field(factory=list)
+    """Results whose blobs are not complete."""
+
+    # --- sending -------------------------------------------------------------------------------
+    def send(self, message: messages.Message) -> None:
+        """Send now, or never: after a lost connection the core settles what was not sent."""
+        if self._peer is None:
+            return
+        if isinstance(message, messages.OpenComputation) and (
+            len(message.bundle) > messages.BULK_THRESHOLD
+        ):
+            blob = self._take_blob()
+            self._peer.send_nowait(
+                messages.OpenComputation(
+                    message.computation, message.name, message.digest, b"", blob, message.options
+                )
+            )
+            self._peer.send_blob_nowait(blob, [memoryview(message.bundle)])
+        else:
+            self._peer.send_nowait(message)
+
+    def send_bulk_job(self, computation: int, job: Job) -> None:
+        """Send a job whose arguments are `Parts`."""
+        if self._peer is None:
+            return
+        parts: Parts = job.payload
+        blob = self._take_blob()
+        self._peer.send_nowait(
+            messages.RunBulkJob(computation, job.number, job.attempt, blob, parts.sizes)
+        )
+        self._peer.send_blob_nowait(blob, parts.padded())
+
+    def _take_blob(self) -> int:
+        self._next_blob += 1
+        return self._next_blob - 1
+
+    def goodbye(self) -> None:
+        """Leave for good."""
+        self._leaving = True
+        if self._peer is not None:
+            self._peer.close("the cluster is closed")
+
+    # --- receiving -----------------------------------------------------------------------------
+    def _on_message(self, message: messages.Message) -> None:
+        if isinstance(message, messages.JobsFinished) and message.blobs:
+            self._held.append(message)
+            self._release_held()
+        else:
+            self.feed(e.MessageReceived(self.key, message))
+
+    def _make_room(self, blob: int, size: int) -> memoryview:
+        return memoryview(bytearray(size))
+
+    def _on_blob(self, blob: int, memory: memoryview) -> None:
+        self._received[blob] = memory
+        self._release_held()
+
+    def _release_held(self) -> None:
+        """Hand on the results whose blobs are here: only then may the node forget them."""
+        still: list[messages.JobsFinished] = []
+        for message in self._held:
+            if any(blob not in self._received for blob, _ in message.blobs.values()):
+                still.append(message)
+                continue
+            payloads: list[Any] = message.payloads
+            for index, number in enumerate(message.numbers):
+                if number in message.blobs:
+                    blob, sizes = message.blobs[number]
+                    payloads[index] = split_parts(self._received.pop(blob), sizes)
+            self.feed(e.MessageReceived(self.key, message))
+        self._held = still
+
+    # --- the life of the session ---------------------------------------------------------------
+    async def run(self) -> None:
+        """Keep the session until `goodbye`. An unreachable node is retried for ever."""
+        retry = FIRST_RETRY
+        lost_since: float | None = None
+        while not self._leaving:
+            try:
+                await self._one_session()
+                if self._leaving:
+                    return
+                reason = "it said goodbye"
+                self.feed(e.NodeLost(self.key, reason))
+                retry = FIRST_RETRY
+                lost_since = None
+            except DispyError as exc:
+                reason = str(exc)
+                if isinstance(exc, ConnectionLost):
+                    log.warning("node %s: %s", self.key, reason)
+                    self.feed(e.NodeDisconnected(self.key, reason))
+                    lost_since = trio.current_time()
+                    retry = FIRST_RETRY
+                else:
+                    now = trio.current_time()
+                    # Nobody listens there any more, or nobody came back in time.
+                    refused = "refused" in reason
+                    patience = MISSED_PULSES * self.pulse_interval
+                    if lost_since is not None and (refused or now - lost_since > patience):
+                        self.feed(e.NodeLost(self.key, reason))
+                        lost_since = None
+            self.troubles[self.key] = reason
+            if self._leaving:
+                return
+            await trio.sleep(retry)
+            retry = min(2 * retry, LAST_RETRY)
+
+    async def _one_session(self) -> None:
+        hello = self.make_hello(Role.CLIENT, Kind.CONTROL)
+        stream, theirs = await dial_connection(
+            self.net, self.host, self.port, self.secret, hello
+        )
+        name = f"node {self.key}"
+        peer = Peer(name, theirs, self.pulse_interval, stream)
+        self._received.clear()
+        self._held.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._open_bulk, peer, theirs)
+            try:
+                await peer.run(
+                    lambda message: self._first_or_later(peer, theirs, message),
+                    self._make_room,
+                    self._on_blob,
+                )
+            finally:
+                self._peer = None
+                nursery.cancel_scope.cancel()
+
+    def _first_or_later(self, peer: Peer, theirs: Hello, message: messages.Message) -> None:
+        if isinstance(message, messages.SessionState):
+            self._peer = peer
+            self.troubles.pop(self.key, None)
+            self.feed(e.NodeConnected(self.key, theirs.identity, message))
+        else:
+            self._on_message(message)
+
+    async def _open_bulk(self, peer: Peer, theirs: Hello) -> None:
+        hello = self.make_hello(Role.CLIENT, Kind.BULK)
+        try:
+            stream, again = await dial_connection(
+                self.net, self.host, self.port, self.secret, hello
+            )
+        except DispyError as exc:
+            peer.fail(ConnectionLost(f"{peer.name}: no bulk connection: {exc}"))
+            return
+        if again.identity != theirs.identity:
+            await stream.aclose()
+            peer.fail(ConnectionLost(f"{peer.name} was restarted"))
+            return
+        peer.attach_bulk(stream)

@@ -7,7 +7,7 @@ Durations never come through here: they are `trio.current_time()`, which the moc
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -317,6 +317,10 @@ class Spawner(Protocol):
         """Start a template and hand it the bundle; returns before it has loaded it."""
         ...
 
-    def prepare(self) -> Awaitable[None] | None:
-        """Optionally start a process ahead of the first computation, to save its start-up."""
+    def prepare(self) -> None:
+        """Start a process ahead of the first computation, to save its start-up."""
+        ...
+
+    def close(self) -> None:
+        """End what `prepare` started, if it was not used."""
         ...

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from dispy_trio.child import calls, parts
+from dispy_trio.child import parts
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.jobs import (
     BELL,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -24,7 +23,7 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.jobs import UserJob
 from dispy_trio.client.link import NodeLink
-from dispy_trio.compute.packaging import Parts, pack_arguments, pack_computation
+from dispy_trio.compute.packaging import pack_arguments, pack_computation
 from dispy_trio.config import DEFAULT_PORT, PULSE_INTERVAL
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
@@ -32,8 +31,7 @@ from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRec
 from dispy_trio.errors import ClusterClosed, ConnectError
 from dispy_trio.models import ClusterStatus, Job
 from dispy_trio.runtime.host import Host
-from dispy_trio.runtime.net import TcpNet
-from dispy_trio.runtime.secret import Secret, load_secret
+from dispy_trio.runtime.secret import Secret
 
 __all__ = ["Cluster", "ClusterSettings", "Engine", "open_cluster", "parse_node"]
 

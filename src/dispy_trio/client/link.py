@@ -157,9 +157,7 @@ class NodeLink:
 
     async def _one_session(self) -> None:
         hello = self.make_hello(Role.CLIENT, Kind.CONTROL)
-        stream, theirs = await dial_connection(
-            self.net, self.host, self.port, self.secret, hello
-        )
+        stream, theirs = await dial_connection(self.net, self.host, self.port, self.secret, hello)
         name = f"node {self.key}"
         peer = Peer(name, theirs, self.pulse_interval, stream)
         self._received.clear()

@@ -98,7 +98,9 @@ def _derive(secret: bytes, salt: bytes, label: bytes) -> bytes:
     return hmac.digest(extracted, label + b"\x01", hashlib.sha256)
 
 
-def proofs(secret: bytes, dialler: Hello, listener: Hello, certificate: bytes) -> tuple[bytes, bytes]:
+def proofs(
+    secret: bytes, dialler: Hello, listener: Hello, certificate: bytes
+) -> tuple[bytes, bytes]:
     """What the dialler and what the listener has to send to prove that it knows the secret."""
     transcript = dialler.encode() + listener.encode() + certificate
     salt = dialler.nonce + listener.nonce

@@ -212,9 +212,7 @@ class ListenerHandshake(Handshake):
         assert self.theirs is not None
         if not hmac.compare_digest(data, self._dialler_proof):
             self._to_send.append(Verdict.WRONG_SECRET)
-            self._fail(
-                AuthenticationError(f"{self.peer} does not know our secret; it was refused")
-            )
+            self._fail(AuthenticationError(f"{self.peer} does not know our secret; it was refused"))
             return
         mismatch = self._mismatch(self.theirs)
         if mismatch is not None:

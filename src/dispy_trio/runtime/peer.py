@@ -147,7 +147,7 @@ class Peer:
             try:
                 frame = frame[self._control.send_nowait(frame) :]
             except ConnectionLost as exc:
-                self._fail(exc)
+                self.fail(exc)
                 return
             if not frame:
                 return
@@ -155,7 +155,7 @@ class Peer:
         self._outbox_bytes += len(frame)
         self._wake_writer.set()
         if self._outbox_bytes > OUTBOX_LIMIT:
-            self._fail(OutboxFull(f"{self.name} reads too slowly: its outbox is full"))
+            self.fail(OutboxFull(f"{self.name} reads too slowly: its outbox is full"))
 
     def send_blob_nowait(self, blob: int, buffers: Sequence[memoryview]) -> None:
         """Queue a blob for the bulk connection. The buffers must not change until it is sent."""
@@ -164,7 +164,8 @@ class Peer:
         self._blobs.append(_Blob(blob, buffers, sum(len(b) for b in buffers)))
         self._wake_bulk.set()
 
-    def _fail(self, error: DispyError) -> None:
+    def fail(self, error: DispyError) -> None:
+        """End the session; `run` raises this error."""
         if self._failure is None:
             self._failure = error
         self._ended = True

@@ -18,7 +18,7 @@ import trio
 from attrs import define, field
 
 from dispy_trio import messages, seams
-from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolError, RemoteError
+from dispy_trio.errors import ConnectionLost, ProtocolError, RemoteError
 from dispy_trio.protocol.auth import Kind, Role
 from dispy_trio.protocol.codec import decode, encode
 from dispy_trio.protocol.framing import FRAME_HEADER

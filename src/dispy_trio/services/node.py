@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable
 from typing import assert_never
 
-import psutil
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from dispy_trio import messages, seams
 from dispy_trio.config import NodeSettings
@@ -23,7 +21,7 @@ from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.node import NodeMachine, NodeMachineEvent, TemplateReport
 from dispy_trio.errors import DispyError, LocalError
-from dispy_trio.protocol.auth import PROTOCOL_VERSION, Hello, Kind, Role
+from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
 from dispy_trio.runtime.store import map_segment
@@ -346,20 +344,19 @@ async def run_node(
     host, port = listener.address
     machine = NodeMachine(name, slots, platform.platform())
     incarnation = outside.draw_token(32)
-    async with trio.open_nursery() as services:
-        async with trio.open_nursery() as work:
-            files = FileService(outside, incarnation, f"{host}:{port}")
-            service = NodeService(settings, outside, machine, incarnation, work, files)
-            services.start_soon(service.host.run_timer, e.Tick())
-            services.start_soon(service.forget_absent_clients)
-            outside.spawner.prepare(work)
-            task_status.started((host, port))
-            try:
-                while True:
-                    work.start_soon(service.serve, await listener.accept())
-            finally:
-                with trio.move_on_after(CLOSE_GRACE, shield=True):
-                    await listener.aclose()
-                    await service.stop()
-                work.cancel_scope.cancel()
-                services.cancel_scope.cancel()
+    async with trio.open_nursery() as services, trio.open_nursery() as work:
+        files = FileService(outside, incarnation, f"{host}:{port}")
+        service = NodeService(settings, outside, machine, incarnation, work, files)
+        services.start_soon(service.host.run_timer, e.Tick())
+        services.start_soon(service.forget_absent_clients)
+        outside.spawner.prepare(work)
+        task_status.started((host, port))
+        try:
+            while True:
+                work.start_soon(service.serve, await listener.accept())
+        finally:
+            with trio.move_on_after(CLOSE_GRACE, shield=True):
+                await listener.aclose()
+                await service.stop()
+            work.cancel_scope.cancel()
+            services.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""Computations as bytes, and the processes that run them."""

@@ -1,0 +1,246 @@
+"""A computation as bytes, arguments as bytes, and results back from bytes.
+
+What the user wrote himself travels without being listed: things defined in ``__main__`` by value
+(cloudpickle), modules that lie beside his script as their sources, so that on the node they are
+imported as here and classes keep their identity. What is installed (in site-packages or the
+standard library) does not travel.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+from attrs import define, frozen
+
+from dispy_trio.child import parts
+from dispy_trio.errors import (
+    JobFailed,
+    PickleArgumentError,
+    RemoteTraceback,
+    ResultUnpicklable,
+)
+from dispy_trio.messages import BULK_THRESHOLD
+
+__all__ = [
+    "Bundle",
+    "Parts",
+    "pack_arguments",
+    "pack_computation",
+    "split_parts",
+    "unpack_exception",
+    "unpack_result",
+]
+
+split_parts = parts.split
+
+_BIG_TYPES = frozenset({bytes, bytearray, tuple})
+
+
+@frozen
+class Bundle:
+    """A computation on its way to nodes."""
+
+    name: str
+    digest: str
+    """SHA-256, hex."""
+    data: bytes
+
+
+@define(eq=False)
+class Parts:
+    """A large pickle: the stream first, then its out-of-band buffers."""
+
+    buffers: list[memoryview | bytes]
+    size: int
+    """Bytes, all together."""
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(buffer) for buffer in self.buffers]
+
+    def padded(self) -> list[memoryview]:
+        """As they travel."""
+        return parts.padded(self.buffers)
+
+
+# --- computations ------------------------------------------------------------------------------
+def pack_computation(computation: Callable[..., Any]) -> Bundle:
+    """Pack a callable and the user's own modules.
+
+    Raises:
+        PickleArgumentError: names what can't be pickled.
+        TypeError: it is not callable.
+    """
+    if not callable(computation):
+        raise TypeError(
+            f"a computation is a function or another callable, not {type(computation).__name__}"
+        )
+    name = _name_of(computation)
+    try:
+        pickled = cloudpickle.dumps(computation, 5)
+    except Exception as exc:
+        raise PickleArgumentError(f"the computation {name!r} cannot be pickled: {exc}") from exc
+    data = pickle.dumps((_own_sources(), pickled), 5)
+    return Bundle(name, hashlib.sha256(data).hexdigest(), data)
+
+
+def _name_of(computation: Callable[..., Any]) -> str:
+    if isinstance(computation, functools.partial):
+        return _name_of(computation.func)
+    return getattr(computation, "__name__", None) or type(computation).__name__
+
+
+def _own_sources() -> dict[str, tuple[str, bool, str]]:
+    """Sources of the modules loaded from the directory of the user's script."""
+    root = _project_directory()
+    foreign = _installed_directories()
+    sources: dict[str, tuple[str, bool, str]] = {}
+    for name, module in sorted(_loaded_modules()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or not file or not file.endswith(".py"):
+            continue
+        path = Path(file)
+        if not path.is_relative_to(root) or any(path.is_relative_to(f) for f in foreign):
+            continue
+        is_package = path.name == "__init__.py"
+        sources[name] = (path.read_text(encoding="utf-8"), is_package, str(path))
+        if is_package:
+            sources.update(_package_sources(name, path.parent))
+    return sources
+
+
+def _loaded_modules() -> Iterator[tuple[str, ModuleType]]:
+    # A copy: another thread may be importing.
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType):
+            yield name, module
+
+
+def _package_sources(name: str, directory: Path) -> Iterator[tuple[str, tuple[str, bool, str]]]:
+    """All of a package, also what is not loaded yet: its functions may import it later."""
+    for path in sorted(directory.rglob("*.py")):
+        relative = path.relative_to(directory).with_suffix("")
+        pieces = list(relative.parts)
+        is_package = pieces[-1] == "__init__"
+        if is_package:
+            pieces.pop()
+        if all(piece.isidentifier() for piece in pieces):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            yield ".".join([name, *pieces]), (text, is_package, str(path))
+
+
+def _project_directory() -> Path:
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    return Path(file).resolve().parent if file else Path.cwd()
+
+
+@functools.cache
+def _installed_directories() -> tuple[Path, ...]:
+    """Where installed things live, and this package itself."""
+    paths = sysconfig.get_paths()
+    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    found = {Path(paths[name]).resolve() for name in names}
+    here = Path(__file__).resolve().parents[1]
+    return (*sorted(found), here, here.with_name("dispy_mapreduce"))
+
+
+# --- arguments ---------------------------------------------------------------------------------
+def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
+    """Pickle the arguments of one job: bytes, or `Parts` when they are large.
+
+    Raises:
+        PickleArgumentError: names the argument that can't be pickled.
+    """
+    for value in args:
+        if type(value) in _BIG_TYPES:
+            return _pack_large(args, kwargs)
+    try:
+        data = pickle.dumps((args, kwargs), 5)
+    except Exception:
+        return _pack_large(args, kwargs)
+    # Of __main__, plain pickle keeps only the name, and the node has another __main__.
+    if b"__main__" in data or len(data) > BULK_THRESHOLD:
+        return _pack_large(args, kwargs)
+    return data
+
+
+def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
+    shielded = (
+        parts.shield(args),
+        {k: parts.shield(v) for k, v in kwargs.items()} if kwargs else kwargs,
+    )
+    buffers: list[memoryview]
+    try:
+        data, buffers = parts.dump(shielded, pickle.dumps)
+        if b"__main__" in data:
+            data, buffers = parts.dump(shielded, cloudpickle.dumps)
+    except Exception:
+        try:
+            data, buffers = parts.dump(shielded, cloudpickle.dumps)
+        except Exception as exc:
+            raise _blame(args, kwargs or {}, exc) from exc
+    size = len(data) + sum(len(buffer) for buffer in buffers)
+    if not buffers and size <= BULK_THRESHOLD:
+        return data
+    return Parts([data, *buffers], size)
+
+
+def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], exc: Exception) -> PickleArgumentError:
+    named = [(f"argument {index}", value) for index, value in enumerate(args, 1)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        try:
+            cloudpickle.dumps(value, 5)
+        except Exception as reason:
+            return PickleArgumentError(
+                f"{name} of type {type(value).__qualname__} cannot be pickled: {reason}"
+            )
+    return PickleArgumentError(f"the arguments cannot be pickled together: {exc}")
+
+
+# --- results -----------------------------------------------------------------------------------
+def unpack_result(reply: bytes | Sequence[memoryview]) -> Any:
+    """The object a job returned.
+
+    Raises:
+        ResultUnpicklable: says what went wrong and how large the result was.
+    """
+    try:
+        if isinstance(reply, bytes):
+            return pickle.loads(reply)
+        return parts.load(reply)
+    except Exception as exc:
+        size = len(reply) if isinstance(reply, bytes) else sum(len(part) for part in reply)
+        raise ResultUnpicklable(
+            f"the result of {size} bytes cannot be unpickled here: {type(exc).__name__}: {exc}"
+        ) from exc
+
+
+def unpack_exception(reply: bytes | Sequence[memoryview]) -> tuple[BaseException, str]:
+    """The exception a job raised, with the remote traceback as its cause, and that traceback.
+
+    When the exception itself can't be rebuilt here, a `JobFailed` stands for it.
+    """
+    name, message, text, pickled = unpack_result(reply)
+    rebuilt: BaseException | None = None
+    if pickled is not None:
+        try:
+            loaded = pickle.loads(pickled)
+        except Exception as exc:
+            message = f"{message} ({name} cannot be unpickled here: {exc})"
+        else:
+            rebuilt = loaded if isinstance(loaded, BaseException) else None
+    if rebuilt is None:
+        rebuilt = JobFailed(f"{name}: {message}")
+    rebuilt.__cause__ = RemoteTraceback(text)
+    return rebuilt, text

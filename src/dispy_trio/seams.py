@@ -52,7 +52,7 @@ class ByteStream(Protocol):
         """SHA-256 of the listening side's TLS certificate; empty when the stream is not TLS."""
         ...
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Hand over what the kernel takes at once, never waiting.
 
         Returns the number of bytes taken, possibly 0 (TLS streams always answer 0).
@@ -62,7 +62,7 @@ class ByteStream(Protocol):
         """
         ...
 
-    async def send_all(self, data: bytes | memoryview) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything. A failure or cancellation in the middle leaves the stream unusable."""
         ...
 

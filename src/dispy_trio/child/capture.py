@@ -35,7 +35,7 @@ class Capture:
     @staticmethod
     def _text(descriptor: int) -> io.TextIOWrapper:
         return io.TextIOWrapper(
-            io.FileIO(descriptor, "w", closefd=False),  # type: ignore[arg-type]
+            io.FileIO(descriptor, "w", closefd=False),
             encoding="utf-8",
             errors="backslashreplace",
             # Unbuffered: what a child program writes comes in between where it belongs, and

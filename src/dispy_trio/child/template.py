@@ -94,6 +94,7 @@ class Template:
             os.environ.update(settings["environment"])
             sys.path.insert(0, settings["directory"])
             with open(bundle, "rb") as file:
+                file.seek(0)  # The offset is shared with whoever wrote it.
                 sources, pickled = pickle.loads(file.read())
             importer.install(sources)
             self._function = pickle.loads(pickled)

@@ -183,11 +183,10 @@ class Worker:
     ) -> None:
         stdout, stderr = self._capture.take()
         end = time()
-        if not buffers and len(result) + len(stdout) + len(stderr) <= INLINE:
-            if self._ring.write(sequence, outcome, start, end, result, stdout, stderr):
-                return
-            # The ring is full of results that nobody has fetched yet; the segment does not
-            # depend on it. Whatever is in the ring is read before it.
+        small = not buffers and len(result) + len(stdout) + len(stderr) <= INLINE
+        if small and self._ring.write(sequence, outcome, start, end, result, stdout, stderr):
+            return
+        # Too large for the ring, or the ring is full of results that nobody has fetched yet.
         pieces: list[memoryview | bytes] = [result, *(buffers or ())]
         segment = parts.write_segment(pieces)
         packed = b"".join([len(piece).to_bytes(8, "little") for piece in pieces])

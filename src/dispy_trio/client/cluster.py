@@ -7,8 +7,9 @@ until nothing of it is left there.
 
 from __future__ import annotations
 
-import itertools
 import logging
+import secrets
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -21,17 +22,19 @@ from attrs import define, field
 from dispy_trio import messages, seams
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.handles import JobHandle
-from dispy_trio.client.jobs import UserJob
+from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.link import NodeLink
-from dispy_trio.compute.packaging import pack_arguments, pack_computation
+from dispy_trio.compute.packaging import Parts, pack_arguments, pack_computation
 from dispy_trio.config import DEFAULT_PORT, PULSE_INTERVAL
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.errors import ClusterClosed, ConnectError
 from dispy_trio.models import ClusterStatus, Job
+from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
-from dispy_trio.runtime.secret import Secret
+from dispy_trio.runtime.net import TcpNet
+from dispy_trio.runtime.secret import Secret, load_secret
 
 __all__ = ["Cluster", "ClusterSettings", "Engine", "open_cluster", "parse_node"]
 
@@ -40,10 +43,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("dispy_trio")
 
+COMPLAIN_AFTER = 3.0
 CLOSE_GRACE = 5.0
 """Seconds that nodes have to tell that nothing is left; then we leave and say who did not."""
-
-_job_ids = itertools.count(1)
 
 
 def parse_node(text: str) -> tuple[str, int]:
@@ -84,11 +86,11 @@ class Engine:
     """
 
     settings: ClusterSettings
-    computation: Callable[..., Any] | str
     net: seams.Net
     secret: Secret
     session: str
     on_ended: Callable[[Sequence[Job]], None]
+    """Told of all jobs that ended, after their waiters."""
     embedded: EmbeddedNode | None = None
     queue: deque[Job] = field(factory=deque)
     wants_jobs: bool = True
@@ -97,6 +99,7 @@ class Engine:
     host: Host[ClusterEvent, c.ClusterCommand] = field(init=False)
     links: dict[str, NodeLink] = field(factory=dict)
     closed: trio.Event = field(factory=trio.Event)
+    _ended: trio.Event = field(factory=trio.Event)
     usable: trio.Event = field(factory=trio.Event)
     """A node is ready to run jobs."""
     troubles: dict[str, str] = field(factory=dict)
@@ -139,6 +142,7 @@ class Engine:
                 for job in jobs:
                     if job.waiters is not None:  # type: ignore[attr-defined]  # every job here is a UserJob
                         job.announce()  # type: ignore[attr-defined]
+                self._ended.set()
                 self.on_ended(jobs)
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
@@ -184,13 +188,23 @@ class Engine:
             host=host,
             port=port,
             net=self.net,
-            secret=self.secret,
-            session=self.session,
+            secret=self.secret.value,
+            make_hello=self._hello,
             pulse_interval=self.settings.pulse_interval,
             feed=self._feed,
             troubles=self.troubles,
         )
         nursery.start_soon(link.run)
+
+    def _hello(self, role: Role, kind: Kind) -> Hello:
+        return Hello(
+            PROTOCOL_VERSION,
+            sys.version_info[:2],
+            role,
+            kind,
+            self.session,
+            secrets.token_bytes(NONCE_SIZE),
+        )
 
     async def _keep_embedded(self, embedded: EmbeddedNode) -> None:
         lifeline = trio.socket.from_stdlib_socket(embedded.lifeline)
@@ -212,6 +226,18 @@ class Engine:
         for key, reason in self.troubles.items():
             log.warning("node %s is not usable: %s (retrying)", key, reason)
 
+    async def wait_usable(self, timeout: float) -> None:
+        """Wait for a first node that can run jobs.
+
+        Raises:
+            ConnectError: none came in time; names each with its reason.
+        """
+        with trio.move_on_after(timeout) as scope:
+            await self.usable.wait()
+        if scope.cancelled_caught:
+            reasons = "; ".join(f"{k}: {v}" for k, v in self.troubles.items())
+            raise ConnectError(f"no node is usable after {timeout:g} s: {reasons or 'no answer'}")
+
     async def shut_down(self, *, terminate: bool) -> None:
         """End the computation everywhere and say goodbye; bounded by `CLOSE_GRACE`."""
         self.close(terminate=terminate)
@@ -223,14 +249,56 @@ class Engine:
         for link in self.links.values():
             link.goodbye()
 
+    async def wait_drained(self) -> None:
+        """Wait until no job is queued or sent."""
+        while self.status().jobs_pending:
+            self._ended = trio.Event()
+            await self._ended.wait()
+
     def status(self) -> ClusterStatus:
         """The nodes and the number of jobs queued or sent."""
         record = self.machine.computations[1]
         return ClusterStatus(self.machine.node_infos(), len(record.queue) + record.outstanding)
 
 
+@asynccontextmanager
+async def open_engine(
+    opening: messages.OpenComputation,
+    settings: ClusterSettings,
+    on_ended: Callable[[Sequence[Job]], None],
+    embedded: EmbeddedNode | None,
+) -> AsyncIterator[Engine]:
+    """Run an engine round a block; leaving it closes the computation everywhere."""
+    engine = Engine(
+        settings=settings,
+        net=TcpNet(),
+        secret=load_secret(settings.secret_file),
+        session=secrets.token_hex(16),
+        on_ended=on_ended,
+        embedded=embedded,
+    )
+    engine.open(opening)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        terminate = True
+        try:
+            if settings.connect_timeout is not None:
+                await engine.wait_usable(settings.connect_timeout)
+            yield engine
+            terminate = False
+        finally:
+            # Without end when jobs are to finish, bounded when they are to be stopped.
+            with trio.CancelScope(shield=terminate):
+                await engine.shut_down(terminate=terminate)
+            nursery.cancel_scope.cancel()
+            if embedded is not None:
+                embedded.end()
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+
+
 def make_opening(
-    computation: Callable[..., Any] | str, settings: ClusterSettings
+    computation: Callable[..., Any], settings: ClusterSettings
 ) -> messages.OpenComputation:
     """Pack the computation.
 
@@ -269,11 +337,11 @@ class Cluster(Generic[P, T]):
         job: JobHandle[T] = JobHandle(
             self._next_number,
             payload,
-            id=next(_job_ids),
+            id=next_job_id(),
             submit_time=time.time(),
             cancel=self._engine.cancel,
         )
-        if type(payload) is not bytes:
+        if isinstance(payload, Parts):
             job.size = payload.size
         self._next_number += 1
         self._engine.queue.append(job)
@@ -311,8 +379,7 @@ class Cluster(Generic[P, T]):
 
     async def wait(self) -> None:
         """Wait until no job is pending."""
-        while (pending := self.status().jobs_pending) > 0:
-            await self._engine.next_end(pending)
+        await self._engine.wait_drained()
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
@@ -353,7 +420,9 @@ async def open_cluster(
     settings = ClusterSettings(
         nodes, cpus, name, reentrant, secret_file, pulse_interval, connect_timeout
     )
-    async with open_engine(computation, settings, on_ended=None) as engine:
+    opening = make_opening(computation, settings)
+    embedded = None if nodes else EmbeddedNode(cpus=cpus, secret_file=secret_file)
+    async with open_engine(opening, settings, lambda _jobs: None, embedded) as engine:
         cluster: Cluster[P, T] = Cluster(engine)
         try:
             yield cluster

@@ -64,9 +64,10 @@ class EmbeddedNode:
         """Tell it that its client is gone; it kills what runs there and exits."""
         self.lifeline.close()
 
-    def poll(self) -> int | None:
-        """Its exit status, or None while it runs."""
-        return self._process.poll()
-
-    def kill(self) -> None:
-        self._process.kill()
+    def wait(self, timeout: float) -> None:
+        """Wait until its process is gone; kill it when that takes longer than `timeout` seconds."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -7,6 +7,7 @@ blocking program has its embedded node starting before Trio is imported.
 from __future__ import annotations
 
 import _thread
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -18,12 +19,15 @@ from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
 from dispy_trio.models import Job, JobStatus, Outcome
 
-__all__ = ["DispyJob", "UserJob", "Waiter"]
+__all__ = ["DispyJob", "UserJob", "Waiter", "next_job_id"]
 
 T = TypeVar("T")
 
 Waiter = Callable[["UserJob[Any]"], None]
 """Called once, on the thread that runs the cluster, when the job has ended."""
+
+next_job_id = itertools.count(1).__next__
+"""Ids count up through a whole program, as dispy's do."""
 
 _UNREAD: Any = object()
 _adding_waiter = threading.Lock()

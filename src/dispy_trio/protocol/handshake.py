@@ -77,7 +77,7 @@ class Handshake:
         self._to_send.clear()
         return data
 
-    def receive_data(self, data: bytes | memoryview) -> None:
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes, at most `wanted` of them. No bytes mean that the peer closed."""
         if not data:
             self._fail(self._closed_early())

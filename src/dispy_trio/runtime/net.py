@@ -59,7 +59,7 @@ class TcpStream:
     peer: str
     secure: bytes = b""
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Hand over what the kernel takes at once."""
         # The socket is non-blocking beneath Trio's wrapper: this is one system call.
         try:
@@ -69,7 +69,7 @@ class TcpStream:
         except OSError as exc:
             raise ConnectionLost(f"{self.peer}: {exc.strerror or exc}") from exc
 
-    async def send_all(self, data: bytes | memoryview) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""
         view = memoryview(data)
         try:
@@ -103,11 +103,11 @@ class TlsStream:
     peer: str
     secure: bytes
 
-    def send_nowait(self, data: bytes | memoryview) -> int:
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Takes nothing: encryption may have to wait for the other side."""
         return 0
 
-    async def send_all(self, data: bytes | memoryview) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""
         try:
             await self._stream.send_all(data)

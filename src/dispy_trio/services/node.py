@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from typing import assert_never
 
 import trio
@@ -121,8 +122,8 @@ class NodeService:
                 self._template(session, number).start_worker(worker)
             case c.StopWorker(session=session, computation=number, worker=worker):
                 self._template(session, number).stop_worker(worker)
-            case c.SendStarted(session=session, jobs=jobs):
-                self._send_started(session, jobs)
+            case c.SendStarted(session=session, jobs=started):
+                self._send_started(session, started)
             case c.OpenTemplate():
                 self.work.start_soon(self._open_template, command)
             case c.CloseTemplate(session=session, computation=number):
@@ -137,11 +138,11 @@ class NodeService:
         assert template is not None, "workers are commanded only after the template is ready"
         return template
 
-    def _send_started(self, session: str, jobs: list[c.StartedJob] | object) -> None:
+    def _send_started(self, session: str, jobs: Sequence[c.StartedJob]) -> None:
         numbers: list[int] = []
         attempts: list[int] = []
         starts: list[float] = []
-        for job in jobs:  # type: ignore[attr-defined]
+        for job in jobs:
             started, when = self._template(session, job.computation).poll(job.worker)
             if started == job.sequence:
                 numbers.append(job.number)
@@ -349,7 +350,7 @@ async def run_node(
         service = NodeService(settings, outside, machine, incarnation, work, files)
         services.start_soon(service.host.run_timer, e.Tick())
         services.start_soon(service.forget_absent_clients)
-        outside.spawner.prepare(work)
+        outside.spawner.prepare()
         task_status.started((host, port))
         try:
             while True:
@@ -358,5 +359,6 @@ async def run_node(
             with trio.move_on_after(CLOSE_GRACE, shield=True):
                 await listener.aclose()
                 await service.stop()
+            outside.spawner.close()
             work.cancel_scope.cancel()
             services.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""The command line: options to settings, errors to one line and an exit status."""

@@ -67,10 +67,11 @@ class Report:
         return None if measurement is None else measurement.value
 
     def table(self, title: str, workloads: Sequence[str]) -> None:
-        """Write a row per system and a column per workload, in the order both were first added.
+        """Write a row per system, in the order they were first added, and a column per workload.
 
-        Systems with no figure in any of these columns are left out, and so is an empty table.
+        Systems and columns without a single figure are left out, and so is an empty table.
         """
+        workloads = [w for w in workloads if any(w == measured for measured, _ in self._figures)]
         systems = list(dict.fromkeys(s for w, s in self._figures if w in workloads))
         if not systems:
             return
@@ -109,7 +110,7 @@ class Report:
 
     def _heading(self, workload: str) -> str:
         units = {m.unit for m in self._figures.values() if m.workload == workload}
-        return f"{workload} [{' | '.join(sorted(units))}]" if units else workload
+        return f"{workload} [{' | '.join(sorted(units))}]"
 
 
 def _verdict(bound: Bound, value: float, target: float) -> str:

@@ -112,12 +112,14 @@ class OpenComputation:
 
 @frozen
 class RunJobs:
-    """Small jobs, by columns."""
+    """Small jobs, by columns, and acknowledgements that ride along."""
 
     computation: int
     numbers: list[int]
     attempts: list[int]
     payloads: list[bytes]
+    acknowledged: list[int]
+    """As `AckResults`."""
 
 
 @frozen
@@ -153,7 +155,6 @@ class AckResults:
     """These results are safe with me; forget them."""
 
     numbers: list[int]
-    attempts: list[int]
 
 
 @frozen

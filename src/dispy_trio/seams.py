@@ -62,6 +62,10 @@ class ByteStream(Protocol):
         """
         ...
 
+    def receive_nowait(self, buffer: memoryview) -> int:
+        """Put what is there at the start of `buffer`; 0 when nothing is, or the stream ended."""
+        ...
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything. A failure or cancellation in the middle leaves the stream unusable."""
         ...
@@ -260,6 +264,10 @@ class Template(Protocol):
 
         Returns the sequence of the last job it started and when that was (epoch seconds).
         """
+        ...
+
+    def linger(self, worker: int, seconds: float) -> None:
+        """Block until the worker has a result, for at most that many seconds."""
         ...
 
     def recall(self, worker: int) -> None:

@@ -7,6 +7,8 @@ attached. Up: a frame of fixed size, with a descriptor attached when it announce
 
 from __future__ import annotations
 
+import array
+import socket
 import struct
 from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ __all__ = [
     "TERMINATE",
     "UP",
     "WITH_SEGMENT",
+    "descriptors_in",
     "encode_batch",
     "encode_segment_job",
     "parse_batch",
@@ -43,6 +46,15 @@ TERMINATE = 2
 RECALL = 3
 
 SIZES = struct.Struct("<Q")
+
+
+def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a message."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
 
 
 def encode_batch(jobs: Sequence[tuple[int, bytes]]) -> bytes:

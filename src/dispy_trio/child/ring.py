@@ -94,6 +94,9 @@ class Ring:
         self._counters[_WRITTEN] = written + skip + size
         return True
 
+    def has_records(self) -> bool:
+        return self._counters[_WRITTEN] != self._counters[_READ]
+
     def read(self) -> list[Record]:
         """Take all records there are."""
         data = self._data

@@ -34,6 +34,7 @@ from dispy_trio.child.jobs import (
     RECALL,
     UP,
     WITH_SEGMENT,
+    descriptors_in,
     parse_batch,
 )
 from dispy_trio.child.ring import Ring
@@ -45,7 +46,8 @@ RETURNED, RAISED, UNPICKLABLE, EXITED, CANCELLED, REFUSED = 0, 1, 2, 3, 5, 6
 
 INLINE = 64 * 1024
 """Bytes of a result that may go through the ring."""
-_READ = 256 * 1024
+_INBOX = 256 * 1024
+_ANCILLARY = socket.CMSG_SPACE(8 * 4)
 
 
 class Worker:
@@ -66,6 +68,8 @@ class Worker:
         self._capture = capture
         self._queue: deque[tuple[int, bytes, tuple[int, ...]]] = deque()
         self._segments: deque[int] = deque()
+        # Made once: memory of this size for each read would cost more than the read.
+        self._inbox = memoryview(bytearray(_INBOX))
         self._buffer = bytearray()
         self._started = 0
         self._running = 0
@@ -126,12 +130,13 @@ class Worker:
             del self._buffer[:position]
             if self._queue:
                 return
-            data, descriptors, _, _ = socket.recv_fds(self._jobs, _READ, 8)
-            if not data:
+            count, ancillary, _, _ = self._jobs.recvmsg_into([self._inbox], _ANCILLARY)
+            if not count:
                 # The supervisor lets us go.
                 os._exit(0)
-            self._buffer += data
-            self._segments.extend(descriptors)
+            self._buffer += self._inbox[:count]
+            if ancillary:
+                self._segments.extend(descriptors_in(ancillary))
 
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
         segment = self._segments.popleft() if sizes else -1

@@ -211,8 +211,20 @@ class JobCluster(Generic[P, T]):
             # Set before the call: of many threads that see it set, one wake-up is enough, and
             # the engine looks at the queue after it has set it again.
             engine.wants_jobs = False
-            self._call_soon(engine.wake)
+            self._wake(engine, alone=self._ended + 1 == number)
         return job
+
+    def _wake(self, engine: Engine, *, alone: bool) -> None:
+        """Have the engine look at its queue."""
+        if not alone:
+            self._call_soon(engine.wake)
+        elif not engine.wake_from_thread():
+            self._call_soon(engine.resume)
+        elif not engine.queue:
+            # A lone job, sent from here: nothing woke the other thread, so nobody else sets this.
+            engine.wants_jobs = True
+            if engine.queue:
+                self._call_soon(engine.wake)
 
     def _why_closed(self) -> Exception:
         if self._failure is not None:

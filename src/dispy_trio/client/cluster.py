@@ -99,6 +99,7 @@ class Engine:
     host: Host[ClusterEvent, c.ClusterCommand] = field(init=False)
     links: dict[str, NodeLink] = field(factory=dict)
     closed: trio.Event = field(factory=trio.Event)
+    clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
     _ended: trio.Event = field(factory=trio.Event)
     usable: trio.Event = field(factory=trio.Event)
     """A node is ready to run jobs."""
@@ -118,6 +119,26 @@ class Engine:
     def wake(self) -> None:
         """There are jobs in the queue."""
         self._feed(e.JobsSubmitted())
+
+    def wake_from_thread(self) -> bool:
+        """As `wake`, from the user's thread; False when the engine's thread has to `resume`."""
+        done = self.host.feed_from_thread(
+            e.JobsSubmitted(), self.clock.current_time(), self._perform_here
+        )
+        return bool(done) and not any(link.is_backed_up for link in self.links.values())
+
+    def resume(self) -> None:
+        """Do what `wake_from_thread` left, or all of it when the core was busy."""
+        self.host.resume()
+        for link in self.links.values():
+            link.flush()
+        self.wake()
+
+    def _perform_here(self, command: c.ClusterCommand) -> bool:
+        if not isinstance(command, c.Send) or not isinstance(command.message, messages.RunJobs):
+            return False
+        link = self.links.get(command.target)
+        return link is not None and link.try_send(command.message)
 
     def cancel(self, job: Job) -> None:
         """Stop a job, waiting or running."""

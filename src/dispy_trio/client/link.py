@@ -69,6 +69,19 @@ class NodeLink:
         else:
             self._peer.send_nowait(message)
 
+    def try_send(self, message: messages.Message) -> bool:
+        """Send from the user's thread; False when only the engine's can."""
+        return self._peer is not None and self._peer.try_send(message)
+
+    @property
+    def is_backed_up(self) -> bool:
+        return self._peer is not None and self._peer.is_backed_up
+
+    def flush(self) -> None:
+        """Have written what `try_send` could not."""
+        if self._peer is not None:
+            self._peer.flush()
+
     def send_bulk_job(self, computation: int, job: Job) -> None:
         """Send a job whose arguments are `Parts`."""
         if self._peer is None:

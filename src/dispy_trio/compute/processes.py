@@ -34,6 +34,7 @@ from dispy_trio.child.jobs import (
     TERMINATE,
     UP,
     WITH_SEGMENT,
+    descriptors_in,
     encode_batch,
     encode_segment_job,
 )
@@ -50,6 +51,8 @@ from dispy_trio.child.template import main
 main()
 """
 _MESSAGE = 64 * 1024
+_FRAMES = 4096
+_ANCILLARY = socket.CMSG_SPACE(16 * 4)
 _SOCKET_BUFFER = 2 * 1024 * 1024
 STDERR_TAIL = 16 * 1024
 """Bytes of a dead worker's output that go with the news of its death."""
@@ -268,6 +271,15 @@ class ProcessTemplate:
         self._take_results(target)
         return target.ring.started()
 
+    def linger(self, worker: int, seconds: float) -> None:
+        # Looking at the shared memory costs no system call, and no wake-up when it changes.
+        target = self._workers[worker]
+        until = time.perf_counter() + seconds
+        while not target.ring.has_records():
+            if time.perf_counter() > until:
+                return
+        self._take_results(target)
+
     def _take_results(self, worker: _Worker) -> bool:
         """Deliver what the worker has completed; False when it has closed its end."""
         results: list[WorkerResult] = []
@@ -323,7 +335,7 @@ class ProcessTemplate:
         """Read all frames that are there; False at the end."""
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(worker.jobs, _MESSAGE, 16)
+                data, ancillary, _, _ = worker.jobs.recvmsg(_FRAMES, _ANCILLARY)
             except BlockingIOError:
                 return True
             except ConnectionResetError:
@@ -331,7 +343,10 @@ class ProcessTemplate:
             if not data:
                 return False
             worker.buffer += data
-            worker.segments.extend(descriptors)
+            if ancillary:
+                worker.segments.extend(descriptors_in(ancillary))
+            elif len(data) < _FRAMES:
+                return True
 
     async def _read_calls(self, worker: _Worker) -> None:
         while await _readable(worker.calls):

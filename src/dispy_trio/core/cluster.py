@@ -47,6 +47,9 @@ BATCH_BYTES = 512 * 1024
 BULK_WINDOW = 64 * 1024 * 1024
 """Argument bytes under way to one node over its bulk connection; one job always may go."""
 RECALL_SECONDS = 0.02
+ACK_BATCH = 256
+ACK_SECONDS = 0.02
+"""How long an acknowledgement may wait for jobs to ride with."""
 
 ClusterEvent = (
     e.Tick
@@ -99,6 +102,7 @@ class ClusterMachine:
     stale_results: int = 0
     """Results dropped because their job or attempt was not awaited."""
     _recall_at: float = math.inf
+    _ack_at: float = math.inf
     _slots: int = 0
     """Slots of all connected nodes."""
     _out: list[c.ClusterCommand] = field(factory=list)
@@ -130,7 +134,10 @@ class ClusterMachine:
             case e.CloseRequested(computation=number, terminate=terminate):
                 self._close(self.computations[number], terminate)
             case e.Tick():
-                self._rebalance(now)
+                if now >= self._ack_at:
+                    self._acknowledge_all()
+                if now >= self._recall_at:
+                    self._rebalance(now)
             case _:
                 assert_never(event)
         out, self._out = self._out, []
@@ -138,7 +145,7 @@ class ClusterMachine:
 
     def next_deadline(self) -> float:
         """When to feed a `Tick`; infinity for never."""
-        return self._recall_at
+        return min(self._recall_at, self._ack_at)
 
     @property
     def hungry(self) -> bool:
@@ -218,8 +225,9 @@ class ClusterMachine:
         if message.outputs:
             for job in ended:
                 job.output = message.outputs.get(job.number)
-        self._out.append(c.Send(node.key, messages.AckResults(message.numbers, message.attempts)))
+        node.unacknowledged += message.numbers
         if not ended or record is None:
+            self._acknowledge(node)
             return
         node.jobs_done += len(ended)
         node.cpu_time += total
@@ -231,8 +239,23 @@ class ClusterMachine:
         record.duration = mean if old is None else old + weight * (mean - old)
         self._out.append(c.AnnounceEnded(ended))
         self._refill(node, now)
+        if len(node.unacknowledged) >= ACK_BATCH:
+            self._acknowledge(node)
+        elif node.unacknowledged:
+            # With the next jobs, or else in a moment.
+            self._ack_at = min(self._ack_at, now + ACK_SECONDS)
         if record.closing:
             self._check_drained(record)
+
+    def _acknowledge(self, node: NodeRecord) -> None:
+        if node.unacknowledged and node.state is NodeState.CONNECTED:
+            numbers, node.unacknowledged = node.unacknowledged, []
+            self._out.append(c.Send(node.key, messages.AckResults(numbers)))
+
+    def _acknowledge_all(self) -> None:
+        self._ack_at = math.inf
+        for node in self.nodes.values():
+            self._acknowledge(node)
 
     def _started(self, node: NodeRecord, message: messages.JobsStarted) -> None:
         started: list[Job] = []
@@ -260,6 +283,8 @@ class ClusterMachine:
         known.state = NodeState.CONNECTED
         known.cpus = event.state.cpus
         known.last_progress = now
+        # What was acknowledged with a lost frame is sent again, and acknowledged again.
+        known.unacknowledged.clear()
         self._count_slots()
         there = set(event.state.numbers)
         self._requeue(known, [n for n in known.outstanding if n not in there])
@@ -407,6 +432,7 @@ class ClusterMachine:
         return not record.queue
 
     def _close_on_nodes(self, record: ComputationRecord) -> None:
+        self._acknowledge_all()
         for node in self.nodes.values():
             membership = node.memberships.get(record.number)
             if membership in (None, Membership.CLOSING):
@@ -529,8 +555,12 @@ class ClusterMachine:
             if numbers:
                 count -= len(numbers)
                 record.outstanding += len(numbers)
+                acknowledged, node.unacknowledged = node.unacknowledged, []
                 self._out.append(
-                    c.Send(key, messages.RunJobs(record.number, numbers, attempts, payloads))
+                    c.Send(
+                        key,
+                        messages.RunJobs(record.number, numbers, attempts, payloads, acknowledged),
+                    )
                 )
 
     def _give_bulk(self, node: NodeRecord, record: ComputationRecord, job: Job) -> bool:

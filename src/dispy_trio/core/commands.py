@@ -20,6 +20,8 @@ __all__ = [
     "ClusterCommand",
     "InterruptJob",
     "KillWorker",
+    "LingerAtSession",
+    "LingerAtWorker",
     "NodeCommand",
     "OpenTemplate",
     "PollWorker",
@@ -151,6 +153,24 @@ class PollWorker:
 
 
 @frozen
+class LingerAtWorker:
+    """Wait for the worker's result right here, blocking, for at most that many seconds."""
+
+    session: str
+    computation: int
+    worker: int
+    seconds: float
+
+
+@frozen
+class LingerAtSession:
+    """Look for the client's next message, without sleeping, for at most that many seconds."""
+
+    session: str
+    seconds: float
+
+
+@frozen
 class RecallWorker:
     """Take back what the worker has not started."""
 
@@ -241,6 +261,8 @@ NodeCommand = (
     | StartWorker
     | StopWorker
     | PollWorker
+    | LingerAtWorker
+    | LingerAtSession
     | RecallWorker
     | InterruptJob
     | TerminateJob

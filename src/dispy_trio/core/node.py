@@ -43,6 +43,8 @@ WORKER_JOBS = 1024
 WORKER_BYTES = 256 * 1024
 POLL_SECONDS = 0.002
 """How often a worker with more than one job is looked at."""
+LINGER_SECONDS = 0.0001
+"""A lone job shorter than this is waited for on the spot: that costs less than coming back."""
 STARTED_SECONDS = 0.02
 """A job that runs this long is reported as started."""
 TERM_AFTER = 5.0
@@ -306,8 +308,8 @@ class NodeMachine:
         match message:
             case messages.RunJobs():
                 self._run(session, message)
-            case messages.AckResults():
-                self._acknowledged(session, message)
+            case messages.AckResults(numbers=numbers):
+                self._acknowledged(session, numbers)
             case messages.OpenComputation():
                 self._open(session, message, message.bundle)
             case messages.CancelJobs():
@@ -352,6 +354,7 @@ class NodeMachine:
         )
 
     def _run(self, session: Session, message: messages.RunJobs) -> None:
+        self._acknowledged(session, message.acknowledged)
         computation = session.computations.get(message.computation)
         if computation is None or computation.state is Loading.CLOSING:
             # The client closed it, or it failed; the client hears of that by its own message.
@@ -369,9 +372,9 @@ class NodeMachine:
             jobs[number] = job
             append(job)
 
-    def _acknowledged(self, session: Session, message: messages.AckResults) -> None:
+    def _acknowledged(self, session: Session, numbers: Sequence[int]) -> None:
         pop = session.ended.pop
-        for number in message.numbers:
+        for number in numbers:
             ended = pop(number, None)
             if ended is not None and ended.segment is not None:
                 self._release(ended)
@@ -689,6 +692,19 @@ class NodeMachine:
             c.SendJobsToWorker(computation.session, computation.number, worker.number, first, batch)
         )
         self._arm(POLL_SECONDS if len(worker.sent) > 1 else STARTED_SECONDS)
+        if (
+            len(worker.sent) == 1
+            and self._taken == 1
+            and computation.duration is not None
+            and computation.duration < LINGER_SECONDS
+        ):
+            self._out.append(
+                c.LingerAtWorker(
+                    computation.session, computation.number, worker.number, 2 * LINGER_SECONDS
+                )
+            )
+            # And a program that sends lone jobs is about to send the next one.
+            self._out.append(c.LingerAtSession(computation.session, 2 * LINGER_SECONDS))
 
     def _arm(self, delay: float) -> None:
         self._poll_at = min(self._poll_at, self._now + delay)

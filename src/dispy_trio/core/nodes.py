@@ -45,6 +45,8 @@ class NodeRecord:
     """Reported as abandoned when the node was lost; a late result still counts, once."""
     bulk_bytes: int = 0
     """Argument bytes of the outstanding jobs that went over the bulk connection."""
+    unacknowledged: list[int] = field(factory=list)
+    """Numbers of results that are safe here, which the node has not been told."""
     recalling: bool = False
     jobs_done: int = 0
     cpu_time: float = 0.0

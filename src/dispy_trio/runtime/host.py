@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -27,35 +28,71 @@ class Machine(Protocol[EventT, CommandT]):
 class Host(Generic[E, C]):
     """Owns one machine.
 
-    `feed` is sync, and so atomic: there is no lock round the machine's state. Performing a
-    command may feed further events; those wait until the commands before them are done, so the
-    machine is never entered twice.
+    `feed` is sync, and so atomic among tasks. Performing a command may feed further events; those
+    wait until the commands before them are done, so the machine is never entered twice. The lock
+    is for the one case of `feed_from_thread`; commands keep their order through it.
     """
 
     def __init__(self, machine: Machine[E, C], perform: Callable[[C], None]) -> None:
         self._machine = machine
         self._perform = perform
         self._events: deque[E] = deque()
+        self._commands: deque[C] = deque()
         self._feeding = False
+        self._lock = threading.RLock()
         self._armed = float("inf")
         self._rearm = trio.Event()
 
     def feed(self, event: E) -> None:
         """Tell the machine, and do at once what it wants done."""
         self._events.append(event)
-        if self._feeding:
-            return
+        if not self._feeding:
+            with self._lock:
+                self._work_off()
+
+    def _work_off(self) -> None:
         self._feeding = True
         try:
-            while self._events:
-                for command in self._machine.handle(
-                    self._events.popleft(), now=trio.current_time()
-                ):
-                    self._perform(command)
+            while self._commands or self._events:
+                while self._commands:
+                    self._perform(self._commands.popleft())
+                if self._events:
+                    event = self._events.popleft()
+                    self._commands.extend(self._machine.handle(event, now=trio.current_time()))
         finally:
             self._feeding = False
         if self._machine.next_deadline() < self._armed:
             self._rearm.set()
+
+    def feed_from_thread(
+        self, event: E, now: float, perform_here: Callable[[C], bool]
+    ) -> bool | None:
+        """Tell the machine from another thread, if it is idle, to save a switch of threads.
+
+        Args:
+            event: must be one that needs no answer at once.
+            now: the Trio clock's time.
+            perform_here: does a command and says so, or leaves it to the Trio thread.
+
+        Returns:
+            None when the machine is busy and was told nothing; False when `resume` has to be
+            called on the Trio thread to do the rest; True when all is done.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            self._commands.extend(self._machine.handle(event, now=now))
+            while self._commands and perform_here(self._commands[0]):
+                self._commands.popleft()
+            return not self._commands and self._machine.next_deadline() >= self._armed
+        finally:
+            self._lock.release()
+
+    def resume(self) -> None:
+        """Do what `feed_from_thread` left."""
+        if not self._feeding:
+            with self._lock:
+                self._work_off()
 
     async def run_timer(self, tick: E) -> None:
         """Feed `tick` whenever the machine's deadline comes. Never returns."""

@@ -69,6 +69,13 @@ class TcpStream:
         except OSError as exc:
             raise ConnectionLost(f"{self.peer}: {exc.strerror or exc}") from exc
 
+    def receive_nowait(self, buffer: memoryview) -> int:
+        """Put what is there at the start of `buffer`."""
+        try:
+            return os.readv(self._socket.fileno(), [buffer])
+        except OSError:
+            return 0  # Nothing there; or broken, which the next wait tells.
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""
         view = memoryview(data)
@@ -105,6 +112,10 @@ class TlsStream:
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Takes nothing: encryption may have to wait for the other side."""
+        return 0
+
+    def receive_nowait(self, buffer: memoryview) -> int:
+        """Has nothing, for the same reason."""
         return 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -37,6 +37,9 @@ HANDSHAKE_TIMEOUT = 5.0
 OUTBOX_LIMIT = 64 * 1024 * 1024
 READ_SIZE = 256 * 1024
 MISSED_PULSES = 3
+BULK_GRACE = 1.0
+LINGER_RUN = 16
+"""Messages in a row that may be waited for without letting others run."""
 
 
 async def dial_connection(
@@ -129,6 +132,7 @@ class Peer:
     _ended: bool = False
     _closing: bool = False
     _failure: DispyError | None = None
+    _linger_until: float = 0.0
     _last_heard: float = math.nan
     _bytes_in: int = 0
     _bytes_out: int = 0
@@ -156,6 +160,34 @@ class Peer:
         self._wake_writer.set()
         if self._outbox_bytes > OUTBOX_LIMIT:
             self.fail(OutboxFull(f"{self.name} reads too slowly: its outbox is full"))
+
+    def try_send(self, message: Message) -> bool:
+        """Send a message now and whole, or not at all; safe from another thread.
+
+        For whoever holds the lock that also keeps `send_nowait` from running meanwhile.
+        """
+        if self._ended or self._outbox or self._writing:
+            return False
+        frame = memoryview(encode(message))
+        try:
+            rest = frame[self._control.send_nowait(frame) :]
+        except ConnectionLost:
+            return False  # The owner's thread is to find out by itself.
+        if rest:
+            # The socket took a part; `flush` has to follow on the owner's thread.
+            self._outbox.append(rest)
+            self._outbox_bytes += len(rest)
+        self._bytes_out += len(frame)
+        return True
+
+    def flush(self) -> None:
+        """Have the writer send what `try_send` could not."""
+        self._wake_writer.set()
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Is anything left to be written?"""
+        return bool(self._outbox)
 
     def send_blob_nowait(self, blob: int, buffers: Sequence[memoryview]) -> None:
         """Queue a blob for the bulk connection. The buffers must not change until it is sent."""
@@ -227,8 +259,16 @@ class Peer:
     async def _read(self, on_message: Callable[[Message], None]) -> None:
         decoder = FrameDecoder(self.name)
         buffer = memoryview(bytearray(READ_SIZE))
+        lingered = 0
         while True:
-            count = await self._control.receive_into(buffer)
+            count = 0
+            if self._linger_until:
+                count = self._receive_lingering(buffer)
+                lingered += 1
+                if lingered % LINGER_RUN == 0:
+                    await trio.lowlevel.checkpoint()
+            if not count:
+                count = await self._control.receive_into(buffer)
             if not count:
                 raise ConnectionLost(f"{self.name} closed the connection")
             self._last_heard = trio.current_time()
@@ -242,13 +282,28 @@ class Peer:
                 elif not isinstance(message, Pong):
                     on_message(message)
 
+    def linger(self, seconds: float) -> None:
+        """Look for the next message without sleeping, once, for at most that many seconds.
+
+        Everybody else waits meanwhile, so it is for moments when nobody else has anything to do.
+        """
+        self._linger_until = trio.current_time() + seconds
+
+    def _receive_lingering(self, buffer: memoryview) -> int:
+        until, self._linger_until = self._linger_until, 0.0
+        while not (count := self._control.receive_nowait(buffer)):
+            if trio.current_time() > until:
+                break
+        return count
+
     async def _write(self) -> None:
         while True:
             while self._outbox:
                 # Everything that waits goes out in one piece.
                 batch = b"".join(self._outbox) if len(self._outbox) > 1 else self._outbox[0]
-                self._outbox.clear()
+                # In this order: `try_send` looks from another thread.
                 self._writing = True
+                self._outbox.clear()
                 try:
                     await self._control.send_all(batch)
                 finally:
@@ -308,7 +363,11 @@ class Peer:
         arriving: dict[int, tuple[memoryview, int]] = {}
         header_buffer = memoryview(bytearray(CHUNK_HEADER.size))
         while True:
-            await self._read_exactly(stream, header_buffer)
+            if not await self._read_exactly(stream, header_buffer):
+                # The control connection's end is what ends the session, with its goodbye perhaps
+                # still unread. A bulk connection that ends alone is no way to go on.
+                await trio.sleep(BULK_GRACE)
+                raise ConnectionLost(f"{self.name} closed the bulk connection")
             header = parse_chunk_header(header_buffer, self.name)
             memory, received = arriving.get(header.blob, (None, 0))
             if memory is None:
@@ -316,21 +375,24 @@ class Peer:
             if len(memory) != header.total or header.offset != received:
                 raise ProtocolError(f"{self.name} sent a chunk out of order: {header}")
             received += header.length
-            await self._read_exactly(stream, memory[header.offset : received])
+            if not await self._read_exactly(stream, memory[header.offset : received]):
+                raise ConnectionLost(f"{self.name} closed the bulk connection inside of a blob")
             if received == header.total:
                 arriving.pop(header.blob, None)
                 on_blob(header.blob, memory)
             else:
                 arriving[header.blob] = (memory, received)
 
-    async def _read_exactly(self, stream: ByteStream, buffer: memoryview) -> None:
+    async def _read_exactly(self, stream: ByteStream, buffer: memoryview) -> bool:
+        """Fill the buffer; False when the stream ends."""
         while buffer:
             count = await stream.receive_into(buffer)
             if not count:
-                raise ConnectionLost(f"{self.name} closed the bulk connection")
+                return False
             self._last_heard = trio.current_time()
             self._bytes_in += count
             buffer = buffer[count:]
+        return True
 
     def statistics(self) -> PeerStatistics:
         """A snapshot, for monitors."""

@@ -110,6 +110,11 @@ class NodeService:
                     peer.send_nowait(message)
             case c.PollWorker(session=session, computation=number, worker=worker):
                 self._template(session, number).poll(worker)
+            case c.LingerAtWorker(session=session, computation=number, worker=worker):
+                self._template(session, number).linger(worker, command.seconds)
+            case c.LingerAtSession(session=session, seconds=seconds):
+                if (peer := self._peers.get(session)) is not None:
+                    peer.linger(seconds)
             case c.RecallWorker(session=session, computation=number, worker=worker):
                 self._template(session, number).recall(worker)
             case c.InterruptJob(session=session, computation=number):

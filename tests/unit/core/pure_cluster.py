@@ -178,7 +178,14 @@ class PureCluster:
                 node.templates[number][worker].interrupted.add(sequence)
             case c.KillWorker(computation=number, worker=worker):
                 self.die(node, number, worker)
-            case c.PollWorker() | c.TerminateJob() | c.StopWorker() | c.ReleaseSegment():
+            case (
+                c.PollWorker()
+                | c.LingerAtWorker()
+                | c.LingerAtSession()
+                | c.TerminateJob()
+                | c.StopWorker()
+                | c.ReleaseSegment()
+            ):
                 pass
             case c.OpenTemplate():
                 raise AssertionError

@@ -421,7 +421,10 @@ class ClusterMachine:
             self._out.append(c.AnnounceEnded(ended))
 
     def _check_drained(self, record: ComputationRecord) -> None:
-        if record.terminating or record.outstanding or not self._queue_is_empty(record):
+        if record.terminating:
+            self._check_closed(record)
+            return
+        if record.outstanding or not self._queue_is_empty(record):
             return
         self._close_on_nodes(record)
 

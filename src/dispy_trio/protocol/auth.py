@@ -62,7 +62,11 @@ class Kind(IntEnum):
 
 @frozen
 class Hello:
-    """What a side says of itself before anything is proved."""
+    """What a side says of itself before anything is proved.
+
+    Its layout is the same in all versions of the protocol, or two versions could not tell each
+    other that they differ.
+    """
 
     version: int
     python: tuple[int, int]

@@ -7,6 +7,7 @@ any byte of its body is stored.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from attrs import define, field, frozen
 
@@ -41,47 +42,52 @@ class FrameDecoder:
 
     peer: str
     """For error texts."""
-    limit: int = FRAME_LIMIT
+    limits: Mapping[int, int] | None = None
+    """Type to bytes of a body; a type that is not listed has none. None: `FRAME_LIMIT` for all."""
     _buffer: bytearray = field(factory=bytearray)
+    """The beginning of a frame that is not complete."""
+    _needed: int = 0
+    """There is nothing to decide before that many bytes are in the buffer."""
 
     def receive_data(self, data: bytes | memoryview) -> list[tuple[int, memoryview]]:
         """Take bytes; return the frames they complete as (type, body).
 
-        The bodies are views that stay valid, whatever is received later.
+        The bodies are views, of `data` itself where possible: use them before it is overwritten.
 
         Raises:
             ProtocolError: a header announces more than the limit.
         """
-        buffer = self._buffer
-        if not buffer:
-            # The common case: whole frames, no copy but the one that makes them last.
-            view = memoryview(bytes(data))
+        if not self._buffer:
+            view = memoryview(data)
         else:
-            buffer += data
-            if len(buffer) < FRAME_HEADER.size:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
                 return []
-            length, _ = FRAME_HEADER.unpack_from(buffer)
-            if length <= self.limit and len(buffer) < FRAME_HEADER.size + length:
-                return []
-            view = memoryview(bytes(buffer))
-            buffer.clear()
+            view = memoryview(self._buffer)
         frames: list[tuple[int, memoryview]] = []
         position = 0
         end = len(view)
+        self._needed = FRAME_HEADER.size
         while end - position >= FRAME_HEADER.size:
             length, kind = FRAME_HEADER.unpack_from(view, position)
-            if length > self.limit:
-                raise ProtocolError(
-                    f"{self.peer} announces a frame of {length} bytes of type {kind};"
-                    f" the limit is {self.limit}"
-                )
+            self._check(length, kind)
             start = position + FRAME_HEADER.size
             if end - start < length:
+                self._needed = FRAME_HEADER.size + length
                 break
             position = start + length
             frames.append((kind, view[start:position]))
-        buffer += view[position:]
+        # A new one, because the views still look at the old one.
+        self._buffer = bytearray(view[position:])
         return frames
+
+    def _check(self, length: int, kind: int) -> None:
+        limit = FRAME_LIMIT if self.limits is None else self.limits.get(kind, 0)
+        if length > limit:
+            raise ProtocolError(
+                f"{self.peer} announces a frame of {length} bytes of type {kind};"
+                f" the limit is {limit}"
+            )
 
 
 @frozen

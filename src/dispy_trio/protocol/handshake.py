@@ -21,6 +21,7 @@ from attrs import define, field
 
 from dispy_trio.errors import (
     AuthenticationError,
+    ConnectError,
     DispyError,
     ProtocolError,
     PythonMismatch,
@@ -38,7 +39,6 @@ class Verdict(IntEnum):
     WRONG_SECRET = 1
     WRONG_VERSION = 2
     WRONG_PYTHON = 3
-    BUSY = 4
 
 
 class HandshakeState(Enum):
@@ -95,7 +95,7 @@ class Handshake:
         raise AssertionError("a side says what comes next")
 
     def _closed_early(self) -> DispyError:
-        return ProtocolError(f"{self.peer} closed the connection during the handshake")
+        return ConnectError(f"{self.peer} closed the connection during the handshake")
 
     def _fail(self, error: DispyError) -> None:
         self.state = HandshakeState.FAILED
@@ -154,8 +154,11 @@ class DiallerHandshake(Handshake):
 
     def _on_hello(self, data: bytes) -> None:
         theirs = Hello.parse(data)
-        if theirs is None:
+        if theirs is None or theirs.role not in (Role.NODE, Role.SCHEDULER):
             self._fail(ProtocolError(f"{self.peer} is not a dispy-trio node"))
+            return
+        if theirs.nonce == self.hello.nonce:
+            self._fail(AuthenticationError(f"{self.peer} only sends back what we say"))
             return
         self.theirs = theirs
         ours, self._listener_proof = proofs(self.secret, self.hello, theirs, self.certificate)
@@ -173,8 +176,6 @@ class DiallerHandshake(Handshake):
                 f"{self.peer} does not accept our secret: copy the secret file of one machine to"
                 " the other (see `dispy-trio secret`)"
             )
-        if verdict == Verdict.BUSY:
-            return ProtocolError(f"{self.peer} has too many connections at the moment")
         return self._mismatch(self.theirs) or ProtocolError(
             f"{self.peer} refused us for the unknown reason {verdict}"
         )
@@ -192,8 +193,8 @@ class ListenerHandshake(Handshake):
 
     def _closed_early(self) -> DispyError:
         if self.theirs is not None and (mismatch := self._mismatch(self.theirs)) is not None:
-            return mismatch
-        return ProtocolError(f"{self.peer} closed the connection during the handshake")
+            return mismatch  # That is why the dialler went.
+        return super()._closed_early()
 
     def _step(self, data: bytes) -> None:
         if self.state is HandshakeState.AWAIT_HELLO:

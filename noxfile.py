@@ -1,0 +1,78 @@
+"""The checks of this project: ``nox`` runs those that must pass, ``nox -l`` lists all of them."""
+
+import os
+from pathlib import Path
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+CODE = ["src", "tests", "examples", "benchmarks", "noxfile.py"]
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["lint", "types", "tests", "acceptance"]
+nox.options.default_venv_backend = "uv|venv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+
+
+def offer_pyenv_interpreters() -> None:
+    """Put pyenv's versions on the path, where nox looks for them.
+
+    In front, because pyenv's own shims are there under the same names and refuse to run a version
+    that isn't selected.
+    """
+    versions = Path.home() / ".pyenv" / "versions"
+    found = [str(path.parent) for v in PYTHONS for path in versions.glob(f"{v}.*/bin/python{v}")]
+    os.environ["PATH"] = os.pathsep.join([*found, os.environ.get("PATH", os.defpath)])
+
+
+def group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+offer_pyenv_interpreters()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, Trio mistakes and the direction of imports."""
+    session.install(*group("lint"))
+    session.install("--no-deps", "-e", ".")  # import-linter reads it, and needs nothing it imports
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    # Only flake8-async has the rules on finally blocks, swallowed cancellation and nursery order.
+    # Public entry points may carry documented timeouts, so not ASYNC109.
+    session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC109", *CODE)
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types."""
+    session.install("-e", ".", *group("types"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Unit tests, simulated clusters and integration, on every Python that is present."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def acceptance(session: nox.Session) -> None:
+    """Real processes on real sockets, run from the wheel that users would install."""
+    session.install(*PYPROJECT["project"]["dependencies"], *group("test"))
+    # By force, as the version stays while the code changes.
+    session.install("--no-deps", "--force-reinstall", ".")
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/acceptance"]))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What a job costs next to the peers, for example ``nox -s bench -- --workload W1``."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "benchmarks.jobs", *session.posargs)

@@ -1,4 +1,7 @@
-"""The real `Net`: TCP, and TLS 1.3 on it whenever the other end is not this machine.
+"""The real `Net`: TCP, and TLS 1.3 on it whenever the connection leaves the loopback interface.
+
+Whether it does is told by the address that was dialled, which is the dialler's remote and the
+listener's local one: both see the same and need not agree on anything.
 
 The listener's certificate is made when it starts to listen and is signed by nobody. Its hash is
 part of the handshake's transcript, so whoever puts himself between the two, with a certificate of
@@ -15,9 +18,11 @@ import os
 import socket
 import ssl
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
-from attrs import define, field
+from attrs import define
 
 from dispy_trio.errors import ConnectError, ConnectionLost, LocalError, PortInUse
 from dispy_trio.seams import ByteStream
@@ -33,9 +38,11 @@ DIAL_TIMEOUT = 5.0
 def is_loopback(host: str) -> bool:
     """Is this the address of a loopback interface?"""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return host == "localhost"
+    # A socket that takes both families shows IPv4 addresses as ::ffff:127.0.0.1.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _text(address: tuple[str, int]) -> str:
@@ -168,13 +175,25 @@ def _server_context() -> tuple[ssl.SSLContext, bytes]:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    # The ssl module reads keys from files only; this one is ours alone and gone at once.
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pem)
-        file.flush()
-        context.load_cert_chain(file.name)
+    with _as_file(pem) as path:
+        context.load_cert_chain(path)
     der = certificate.public_bytes(serialization.Encoding.DER)
     return context, hashlib.sha256(der).digest()
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """A path to these bytes, for the ssl module, which reads keys from files only."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            yield file.name
+        return
+    descriptor = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", buffering=0) as file:
+        file.write(data)
+        yield f"/proc/self/fd/{descriptor}"
 
 
 def _client_context() -> ssl.SSLContext:
@@ -194,6 +213,8 @@ class TcpListener:
     _socket: trio.socket.SocketType
     address: tuple[str, int]
     _tls: tuple[ssl.SSLContext, bytes] | None
+    """None when only loopback connections can arrive."""
+    _force_tls: bool
 
     async def accept(self) -> ByteStream:
         """Wait for the next connection. Its TLS handshake happens on first use, not here."""
@@ -210,7 +231,7 @@ class TcpListener:
                 await trio.sleep(0.1)
         _tune(sock)
         peer = _text(remote)
-        if self._tls is None:
+        if self._tls is None or (not self._force_tls and is_loopback(sock.getsockname()[0])):
             return TcpStream(sock, peer)
         context, certificate = self._tls
         stream = trio.SSLStream(trio.SocketStream(sock), context, server_side=True)
@@ -227,7 +248,6 @@ class TcpNet:
 
     force_tls: bool = False
     """TLS on loopback too, for tests of it."""
-    _contexts: list[ssl.SSLContext] = field(factory=list)
 
     async def dial(self, host: str, port: int) -> ByteStream:
         """Open a connection, trying all addresses of a host name.
@@ -243,8 +263,21 @@ class TcpNet:
             raise ConnectError(f"{peer}: no answer within {DIAL_TIMEOUT:.0f} s") from exc
         except OSError as exc:
             raise ConnectError(f"{peer}: {_reason(exc)}") from exc
-        _tune(transport.socket)
-        remote = transport.socket.getpeername()[0]
+        except UnicodeError as exc:
+            raise ConnectError(f"{peer}: this is no host name") from exc
+        try:
+            return await self._set_up(transport, peer)
+        except BaseException:
+            await trio.aclose_forcefully(transport)
+            raise
+
+    async def _set_up(self, transport: trio.SocketStream, peer: str) -> ByteStream:
+        try:
+            _tune(transport.socket)
+            remote = transport.socket.getpeername()[0]
+        except OSError as exc:
+            # Who was reset already has no address any more.
+            raise ConnectError(f"{peer}: {_reason(exc)}") from exc
         if is_loopback(remote) and not self.force_tls:
             return TcpStream(transport.socket, peer)
         stream = trio.SSLStream(transport, _client_context())
@@ -252,12 +285,10 @@ class TcpNet:
             with trio.fail_after(DIAL_TIMEOUT):
                 await stream.do_handshake()
         except trio.TooSlowError as exc:
-            await trio.aclose_forcefully(transport)
             raise ConnectError(
                 f"{peer}: no TLS answer within {DIAL_TIMEOUT:.0f} s; is this a dispy-trio node?"
             ) from exc
         except trio.BrokenResourceError as exc:
-            await trio.aclose_forcefully(transport)
             raise ConnectError(f"{peer}: TLS failed: {exc.__cause__ or exc}") from exc
         certificate = stream.getpeercert(binary_form=True)
         return TlsStream(stream, peer, hashlib.sha256(certificate or b"").digest())
@@ -291,7 +322,7 @@ class TcpNet:
             raise LocalError(f"can't listen on {where}: {_reason(exc)}") from exc
         bound = sock.getsockname()[:2]
         plain = is_loopback(bound[0]) and not self.force_tls
-        return TcpListener(sock, bound, None if plain else _server_context())
+        return TcpListener(sock, bound, None if plain else _server_context(), self.force_tls)
 
 
 def _reason(exc: OSError) -> str:

@@ -17,13 +17,21 @@ from collections.abc import Callable, Sequence
 import trio
 from attrs import define, field, frozen
 
-from dispy_trio.errors import ConnectError, ConnectionLost, DispyError, OutboxFull, ProtocolError
+from dispy_trio.errors import (
+    ConnectError,
+    ConnectionLost,
+    DispyError,
+    LocalError,
+    OutboxFull,
+    ProtocolError,
+)
 from dispy_trio.messages import Goodbye, Message, Ping, Pong
 from dispy_trio.protocol.auth import Hello
-from dispy_trio.protocol.codec import decode, encode
+from dispy_trio.protocol.codec import FRAME_LIMITS, decode, encode
 from dispy_trio.protocol.framing import (
     CHUNK_HEADER,
     CHUNK_LIMIT,
+    ChunkHeader,
     FrameDecoder,
     encode_chunk_header,
     parse_chunk_header,
@@ -60,7 +68,13 @@ async def dial_connection(
 
 
 async def accept_connection(stream: ByteStream, secret: bytes, hello: Hello) -> Hello:
-    """The listening side of `dial_connection`; closes the stream when it raises."""
+    """The listening side of `dial_connection`; closes the stream when it raises.
+
+    Raises:
+        ConnectError: the dialler said nothing in time, or left.
+        AuthenticationError, VersionMismatch, PythonMismatch: we do not fit together.
+        ProtocolError: it is no dialler of ours.
+    """
     handshake = ListenerHandshake(hello, secret, stream.peer, stream.secure)
     await _shake_hands(stream, handshake)
     assert handshake.theirs is not None
@@ -76,7 +90,10 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
                 if not handshake.wanted:
                     break
                 buffer = bytearray(handshake.wanted)
-                count = await stream.receive_into(memoryview(buffer))
+                try:
+                    count = await stream.receive_into(memoryview(buffer))
+                except ConnectionLost:
+                    count = 0  # The handshake knows best what a close at this point means.
                 handshake.receive_data(buffer[:count])
         if handshake.error is not None:
             raise handshake.error
@@ -87,6 +104,9 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
             raise ConnectError(
                 f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s"
             ) from exc
+        if isinstance(exc, ConnectionLost):
+            # There was no session to lose.
+            raise ConnectError(f"{exc} during the handshake") from exc
         raise
 
 
@@ -96,7 +116,10 @@ class PeerStatistics:
 
     bytes_in: int
     bytes_out: int
+    messages_in: int
+    messages_out: int
     outbox_bytes: int
+    blobs_waiting: int
     silent_for: float
     """Seconds since the last byte from the other side."""
 
@@ -136,6 +159,8 @@ class Peer:
     _last_heard: float = math.nan
     _bytes_in: int = 0
     _bytes_out: int = 0
+    _messages_in: int = 0
+    _messages_out: int = 0
 
     # --- sending -------------------------------------------------------------------------------
     def send_nowait(self, message: Message) -> None:
@@ -143,10 +168,15 @@ class Peer:
 
         After the session has ended it does nothing: the owner has been told, or is about to be.
         """
-        if self._ended:
+        if self._ended or self._closing:
             return
-        frame = memoryview(encode(message))
+        try:
+            frame = memoryview(encode(message))
+        except LocalError as exc:
+            self.fail(exc)
+            return
         self._bytes_out += len(frame)
+        self._messages_out += 1
         if not self._outbox and not self._writing:
             try:
                 frame = frame[self._control.send_nowait(frame) :]
@@ -166,7 +196,7 @@ class Peer:
 
         For whoever holds the lock that also keeps `send_nowait` from running meanwhile.
         """
-        if self._ended or self._outbox or self._writing:
+        if self._ended or self._closing or self._outbox or self._writing:
             return False
         frame = memoryview(encode(message))
         try:
@@ -178,6 +208,7 @@ class Peer:
             self._outbox.append(rest)
             self._outbox_bytes += len(rest)
         self._bytes_out += len(frame)
+        self._messages_out += 1
         return True
 
     def flush(self) -> None:
@@ -213,10 +244,20 @@ class Peer:
         self._scope.cancel()
 
     # --- the session ---------------------------------------------------------------------------
-    def attach_bulk(self, stream: ByteStream) -> None:
-        """Give the session its bulk connection."""
+    def attach_bulk(self, stream: ByteStream) -> bool:
+        """Give the session its bulk connection.
+
+        False when it does not take it, so that the caller has to close it: the session has ended,
+        or has such a connection. The latter ends it, for which of the two the other side means to
+        use can't be told.
+        """
+        if self._bulk is not None:
+            self.fail(ProtocolError(f"{self.name} opened a second bulk connection"))
+        if self._ended:
+            return False
         self._bulk = stream
         self._bulk_attached.set()
+        return True
 
     async def run(
         self,
@@ -237,6 +278,7 @@ class Peer:
             OutboxFull: the other side reads too slowly.
         """
         self._last_heard = trio.current_time()
+        failure: DispyError | None = None
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -245,19 +287,24 @@ class Peer:
                     nursery.start_soon(self._carry_blobs, blob_sink, on_blob)
                     await self._read(on_message)
                     nursery.cancel_scope.cancel()
-        except* DispyError as group:
-            raise _first(group) from None
+        except BaseExceptionGroup as group:
+            ours, others = group.split(DispyError)
+            if ours is None or others is not None:
+                raise  # An error of the owner's callbacks, or the owner is cancelled.
+            failure = _first(ours)
         finally:
             self._ended = True
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._control.aclose()
                 if self._bulk is not None:
                     await self._bulk.aclose()
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure or failure
+        # Once we have said goodbye it does not matter how the connection ends.
+        if failure is not None and not self._closing:
+            raise failure
 
     async def _read(self, on_message: Callable[[Message], None]) -> None:
-        decoder = FrameDecoder(self.name)
+        decoder = FrameDecoder(self.name, FRAME_LIMITS)
         buffer = memoryview(bytearray(READ_SIZE))
         lingered = 0
         while True:
@@ -275,6 +322,7 @@ class Peer:
             self._bytes_in += count
             for kind, body in decoder.receive_data(buffer[:count]):
                 message = decode(kind, body, self.name)
+                self._messages_in += 1
                 if isinstance(message, Ping):
                     self.send_nowait(Pong(message.token))
                 elif isinstance(message, Goodbye):
@@ -291,9 +339,13 @@ class Peer:
 
     def _receive_lingering(self, buffer: memoryview) -> int:
         until, self._linger_until = self._linger_until, 0.0
+        before = -math.inf
         while not (count := self._control.receive_nowait(buffer)):
-            if trio.current_time() > until:
+            now = trio.current_time()
+            # A mock clock stands still for as long as we look at it.
+            if now > until or now == before:
                 break
+            before = now
         return count
 
     async def _write(self) -> None:
@@ -317,8 +369,14 @@ class Peer:
     async def _heartbeat(self) -> None:
         token = 0
         while True:
-            await trio.sleep(self.pulse_interval)
-            silent = trio.current_time() - self._last_heard
+            due = trio.current_time() + self.pulse_interval
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            if now - due > self.pulse_interval:
+                # It is us who were away: suspended, stopped or overloaded. What the other side
+                # sent meanwhile is still to be read.
+                self._last_heard = now
+            silent = now - self._last_heard
             if silent > MISSED_PULSES * self.pulse_interval:
                 raise ConnectionLost(f"{self.name}: no sign of life for {silent:.1f} s")
             if silent >= self.pulse_interval / 2:
@@ -342,6 +400,8 @@ class Peer:
         while True:
             while self._blobs:
                 blob = self._blobs.popleft()
+                if not blob.total:
+                    await stream.send_all(encode_chunk_header(blob.number, 0, 0, 0))
                 offset = 0
                 for buffer in blob.buffers:
                     for start in range(0, len(buffer), CHUNK_LIMIT):
@@ -371,7 +431,7 @@ class Peer:
             header = parse_chunk_header(header_buffer, self.name)
             memory, received = arriving.get(header.blob, (None, 0))
             if memory is None:
-                memory = blob_sink(header.blob, header.total)
+                memory = self._make_room(blob_sink, header)
             if len(memory) != header.total or header.offset != received:
                 raise ProtocolError(f"{self.name} sent a chunk out of order: {header}")
             received += header.length
@@ -382,6 +442,16 @@ class Peer:
                 on_blob(header.blob, memory)
             else:
                 arriving[header.blob] = (memory, received)
+
+    def _make_room(
+        self, blob_sink: Callable[[int, int], memoryview], header: ChunkHeader
+    ) -> memoryview:
+        try:
+            return blob_sink(header.blob, header.total)
+        except (MemoryError, OSError, OverflowError) as exc:
+            raise ProtocolError(
+                f"{self.name} sends {header.total} bytes, for which there is no room: {exc}"
+            ) from exc
 
     async def _read_exactly(self, stream: ByteStream, buffer: memoryview) -> bool:
         """Fill the buffer; False when the stream ends."""
@@ -399,7 +469,10 @@ class Peer:
         return PeerStatistics(
             self._bytes_in,
             self._bytes_out,
+            self._messages_in,
+            self._messages_out,
             self._outbox_bytes,
+            len(self._blobs),
             trio.current_time() - self._last_heard,
         )
 

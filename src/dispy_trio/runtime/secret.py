@@ -18,6 +18,8 @@ __all__ = ["Secret", "default_secret_file", "load_secret"]
 
 MIN_LENGTH = 16
 """Bytes. Anything shorter could be guessed from one recorded handshake."""
+READ_LIMIT = 4096
+"""Bytes read of a file that may be anything."""
 
 
 @define
@@ -33,8 +35,8 @@ def default_secret_file() -> Path:
     named = os.environ.get("DISPY_TRIO_SECRET_FILE")
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return Path(base or Path.home() / ".config") / "dispy-trio" / "secret"
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(base) / "dispy-trio" / "secret"
 
 
 def load_secret(path: Path | str | None = None) -> Secret:
@@ -45,21 +47,28 @@ def load_secret(path: Path | str | None = None) -> Secret:
     """
     if path is None:
         path = default_secret_file()
-        if not path.exists():
+        if not os.path.lexists(path):
             _make(path)
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            value = file.read(4096).strip()
+        # Without waiting: whoever writes to a pipe put there would hold us up for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            value = os.read(descriptor, READ_LIMIT) if stat.S_ISREG(status.st_mode) else b""
+        finally:
+            os.close(descriptor)
     except OSError as exc:
         raise SecretFileError(f"can't read the secret file {path}: {exc.strerror}") from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise SecretFileError(f"the secret file {path} is not a file")
     if status.st_uid not in (os.geteuid(), 0):
         raise SecretFileError(f"the secret file {path} belongs to another user")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise SecretFileError(
             f"the secret file {path} can be read by others; type: chmod 600 {path}"
         )
+    value = value.strip()
     if len(value) < MIN_LENGTH:
         raise SecretFileError(
             f"the secret in {path} is too short: {len(value)} bytes, at least {MIN_LENGTH} are"
@@ -77,6 +86,8 @@ def _make(path: Path) -> None:
         try:
             with open(descriptor, "wb") as file:
                 file.write(secrets.token_hex(32).encode() + b"\n")
+                file.flush()
+                os.fsync(descriptor)  # An empty one after a power failure would be hard to explain.
             try:
                 os.link(draft, path)
             except FileExistsError:

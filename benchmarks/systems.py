@@ -210,7 +210,7 @@ def _dispy(call: Call) -> Iterator[Session]:
     with _subprocess(
         sys.executable, str(node_program), *serve, "--dest_path_prefix", str(prefix)
     ) as node:
-        _wait_listening(node, dispy.config.NodePort)
+        _wait_listening(node, dispy.config.DispyPort + 1)
         cluster = dispy.JobCluster(call, host="127.0.0.1", nodes=["127.0.0.1"])
 
         def result(handle: Handle) -> object:

@@ -15,6 +15,7 @@ __all__ = [
     "BULK_THRESHOLD",
     "MESSAGE_TYPES",
     "AckResults",
+    "AnswerSegments",
     "CancelJobs",
     "CloseComputation",
     "ComputationClosed",
@@ -29,6 +30,7 @@ __all__ = [
     "JobsStarted",
     "Message",
     "NodeStatus",
+    "OfferSegments",
     "OpenComputation",
     "Ping",
     "Pong",
@@ -130,8 +132,11 @@ class RunBulkJob:
     number: int
     attempt: int
     blob: int
+    """0 when the argument is a segment of the client's that the node can open."""
     sizes: list[int]
     """Bytes of each part of the blob: the pickle first, then its out-of-band buffers."""
+    segment: int
+    """Descriptor in the client's process; -1 when the argument comes as a blob."""
 
 
 @frozen
@@ -140,6 +145,23 @@ class CancelJobs:
 
     numbers: list[int]
     attempts: list[int]
+
+
+@frozen
+class OfferSegments:
+    """If you can open this descriptor of my process and find the token there, we share a machine,
+    and large arguments and results need not be copied through the network."""
+
+    process: int
+    descriptor: int
+    token: bytes
+
+
+@frozen
+class AnswerSegments:
+    """The answer of the node; its `process` is 0 when it can't."""
+
+    process: int
 
 
 @frozen
@@ -222,6 +244,8 @@ class JobsFinished:
     """Number to (stdout, stderr), for the jobs that wrote anything."""
     blobs: dict[int, tuple[int, list[int]]]
     """Number to (blob, sizes), for the results that come over the bulk connection."""
+    segments: dict[int, tuple[int, list[int]]]
+    """Number to (descriptor in the node's process, sizes), on one machine."""
 
 
 # Node to node, or client to node: files that jobs left on the node that made them.
@@ -263,6 +287,8 @@ Message = (
     | RecallJobs
     | AckResults
     | CloseComputation
+    | OfferSegments
+    | AnswerSegments
     | ComputationReady
     | ComputationFailed
     | ComputationClosed
@@ -287,6 +313,8 @@ MESSAGE_TYPES: dict[int, type[Message]] = {
     14: RecallJobs,
     15: AckResults,
     16: CloseComputation,
+    17: OfferSegments,
+    36: AnswerSegments,
     30: ComputationReady,
     31: ComputationFailed,
     32: ComputationClosed,

@@ -1,26 +1,41 @@
-"""A ring of results in memory that a worker shares with its supervisor.
+"""Memory that a worker shares with its supervisor: results one way, recalls the other.
 
 Why a ring: the worker needs no system call per job, and when it is killed, every result it had
 completed is still there to be read, so that only the job that ran is blamed.
 
 One writer, one reader. The two counters only grow; a record is written before the counter that
 announces it. A record never wraps round the end: what is left there is skipped.
+
+Why recalls go through the same memory and not by signal: a worker deep in a C function does not
+come round to a signal for minutes, and the jobs waiting behind it could run elsewhere meanwhile.
+So the supervisor decides alone. It writes how far it recalls, then reads what has started; the
+worker writes what it starts, then reads how far is recalled. With a fence in between, at least one
+of the two sees the other. If both do, the supervisor's verdict, which it writes last, counts, and
+the worker waits for it: some microseconds.
 """
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 from typing import NamedTuple
 
-__all__ = ["RING_SIZE", "Record", "Ring"]
+__all__ = ["RING_SIZE", "Record", "Ring", "RingError"]
 
 RING_SIZE = 1024 * 1024
 
 _HEADER_SIZE = 64
-_WRITTEN, _READ, _STARTED = 0, 1, 2
-_STARTED_AT = struct.Struct("<d")
-_STARTED_AT_OFFSET = 24
+_WRITTEN, _READ, _STARTED, _RECALLED, _VERDICT, _SETTLED = range(6)
+_STARTS_OFFSET = 48
 _RECORD = struct.Struct("<QIddIII")
+
+# Elsewhere a processor may show the counter to the other side before the record.
+_WEAKLY_ORDERED = os.uname().machine not in ("x86_64", "i386", "i486", "i586", "i686")
+
+
+class RingError(ValueError):
+    """The other side wrote what can't be."""
 
 
 class Record(NamedTuple):
@@ -38,24 +53,68 @@ class Record(NamedTuple):
 class Ring:
     """One side's view of the shared memory."""
 
-    __slots__ = ("_capacity", "_counters", "_data", "_memory")
+    __slots__ = ("_capacity", "_data", "_fencing", "_recalled", "_starts", "_verdict", "_words")
 
     def __init__(self, memory: memoryview) -> None:
-        self._memory = memory
-        self._counters = memory[:_STARTED_AT_OFFSET].cast("Q")
+        # Items of these are read and written whole, never in halves.
+        self._words = memory[:_STARTS_OFFSET].cast("Q")
+        self._starts = memory[_STARTS_OFFSET:_HEADER_SIZE].cast("d")
         self._data = memory[_HEADER_SIZE:]
         self._capacity = len(self._data)
+        # Ours, because the worker can write to the memory.
+        self._recalled = 0
+        self._verdict = 0
+        self._fencing = threading.Lock()
+        self._fencing.acquire()
 
-    def mark_started(self, sequence: int, when: float) -> None:
-        """The writer starts a job."""
-        _STARTED_AT.pack_into(self._memory, _STARTED_AT_OFFSET, when)
-        self._counters[_STARTED] = sequence
+    def _fence(self) -> None:
+        """What was written before this is seen by the other side before what is read after it."""
+        self._fencing.release()
+        self._fencing.acquire()
+
+    # --- which job runs ------------------------------------------------------------------------
+    def start(self, sequence: int, when: float) -> bool:
+        """The writer starts a job; False when the job was recalled and must not run."""
+        words = self._words
+        # Two places in turn: the one that belongs to the last sequence is never half new.
+        self._starts[sequence & 1] = when
+        words[_STARTED] = sequence
+        self._fencing.release()
+        self._fencing.acquire()
+        if sequence > words[_RECALLED]:
+            return True
+        while words[_SETTLED] != words[_RECALLED]:
+            os.sched_yield()
+        return sequence <= words[_VERDICT]
 
     def started(self) -> tuple[int, float]:
         """Sequence of the last job started, 0 for none, and when."""
-        when: float = _STARTED_AT.unpack_from(self._memory, _STARTED_AT_OFFSET)[0]
-        return self._counters[_STARTED], when
+        while True:
+            sequence = self._words[_STARTED]
+            when = self._starts[sequence & 1]
+            if sequence == self._words[_STARTED]:
+                return sequence, when
 
+    def recall(self, last: int) -> int:
+        """The reader takes back the jobs up to `last` that have not started.
+
+        Returns the sequence of the last one that stays: it runs, or has run.
+        """
+        words = self._words
+        words[_RECALLED] = last
+        self._fence()
+        started = words[_STARTED]
+        if started > self._recalled:
+            self._verdict = started
+        # Else it is about to skip what an earlier call took back, and has started nothing since.
+        self._recalled = last
+        words[_VERDICT] = self._verdict
+        if _WEAKLY_ORDERED:
+            self._fence()
+        words[_SETTLED] = last
+        return self._verdict
+
+    # --- results -------------------------------------------------------------------------------
     def write(
         self,
         sequence: int,
@@ -68,12 +127,12 @@ class Ring:
     ) -> bool:
         """Append a record; False, and nothing is written, when there is no room for it."""
         size = _RECORD.size + len(payload) + len(stdout) + len(stderr)
-        written = self._counters[_WRITTEN]
+        written = self._words[_WRITTEN]
         position = written % self._capacity
         skip = 0
         if position + size > self._capacity:
             skip = self._capacity - position
-        if written + skip + size - self._counters[_READ] > self._capacity:
+        if written + skip + size - self._words[_READ] > self._capacity:
             return False
         if skip:
             if skip >= _RECORD.size:
@@ -91,18 +150,28 @@ class Ring:
             data[position : position + len(stdout)] = stdout
             position += len(stdout)
             data[position : position + len(stderr)] = stderr
-        self._counters[_WRITTEN] = written + skip + size
+        if _WEAKLY_ORDERED:
+            self._fence()
+        self._words[_WRITTEN] = written + skip + size
         return True
 
     def has_records(self) -> bool:
-        return self._counters[_WRITTEN] != self._counters[_READ]
+        return self._words[_WRITTEN] != self._words[_READ]
 
     def read(self) -> list[Record]:
-        """Take all records there are."""
+        """Take all records there are.
+
+        Raises:
+            RingError: what lies there is no record; nothing after it can be found.
+        """
         data = self._data
         capacity = self._capacity
-        written = self._counters[_WRITTEN]
-        at = self._counters[_READ]
+        written = self._words[_WRITTEN]
+        at = self._words[_READ]
+        if written - at > capacity:
+            raise RingError(f"{written - at} bytes are announced in a ring of {capacity}")
+        if _WEAKLY_ORDERED:
+            self._fence()
         records: list[Record] = []
         while at < written:
             position = at % capacity
@@ -126,8 +195,10 @@ class Ring:
             else:
                 out = err = b""
                 at += second - position
+            if at > written:
+                raise RingError(f"record {sequence} is longer than what was written")
             records.append(
                 Record(sequence, outcome, start, end, bytes(data[first:second]), out, err)
             )
-        self._counters[_READ] = at
+        self._words[_READ] = at
         return records

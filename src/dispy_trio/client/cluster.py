@@ -161,6 +161,8 @@ class Engine:
         match command:
             case c.AnnounceEnded(jobs=jobs):
                 for job in jobs:
+                    if job.size and job.node is not None:
+                        self.links[job.node].take_back(job.number)
                     if job.waiters is not None:  # type: ignore[attr-defined]  # every job here is a UserJob
                         job.announce()  # type: ignore[attr-defined]
                 self._ended.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +12,20 @@ import trio
 from attrs import define, field
 
 from dispy_trio import messages, seams
-from dispy_trio.compute.packaging import Parts, split_parts
+from dispy_trio.compute.packaging import (
+    Parts,
+    map_private,
+    rewrite_segment,
+    split_parts,
+    write_segment,
+)
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent
 from dispy_trio.errors import ConnectionLost, DispyError
 from dispy_trio.models import Job
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
+from dispy_trio.runtime.segments import offer, open_segment
 
 __all__ = ["NodeLink"]
 
@@ -24,6 +33,8 @@ log = logging.getLogger("dispy_trio")
 
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
+SPARE_SEGMENTS = 4
+"""Memory files kept for large arguments: fresh pages cost more than copying into old ones."""
 """Seconds between attempts to reach a node: doubled each time, up to this."""
 
 
@@ -46,6 +57,12 @@ class NodeLink:
     _peer: Peer | None = None
     _leaving: bool = False
     _next_blob: int = 1
+    _neighbour: int = 0
+    """Process id of a node on this machine that shares segments with us."""
+    _offered: int = -1
+    _lent: dict[int, tuple[int, bool]] = field(factory=dict)
+    """Job to segment, and whether it can be used again."""
+    _spare: list[int] = field(factory=list)
     _received: dict[int, memoryview] = field(factory=dict)
     """Blobs of results that are complete."""
     _held: list[messages.JobsFinished] = field(factory=list)
@@ -87,11 +104,36 @@ class NodeLink:
         if self._peer is None:
             return
         parts: Parts = job.payload
-        blob = self._take_blob()
-        self._peer.send_nowait(
-            messages.RunBulkJob(computation, job.number, job.attempt, blob, parts.sizes)
-        )
-        self._peer.send_blob_nowait(blob, parts.padded())
+        number, attempt = job.number, job.attempt
+        if self._neighbour:
+            segment = self._lend(number, parts)
+            self._peer.send_nowait(
+                messages.RunBulkJob(computation, number, attempt, 0, parts.sizes, segment)
+            )
+        else:
+            blob = self._take_blob()
+            self._peer.send_nowait(
+                messages.RunBulkJob(computation, number, attempt, blob, parts.sizes, -1)
+            )
+            self._peer.send_blob_nowait(blob, parts.padded())
+
+    def _lend(self, number: int, parts: Parts) -> int:
+        """A segment with these parts, an old one if there is one."""
+        if parts.copied and self._spare:
+            segment = self._spare.pop()
+            rewrite_segment(segment, parts.buffers)
+        else:
+            segment = write_segment(parts.buffers)
+        self._lent[number] = (segment, parts.copied)
+        return segment
+
+    def take_back(self, number: int) -> None:
+        """A job has ended: the segment it was lent can be used for another, or goes."""
+        segment, reusable = self._lent.pop(number, (-1, False))
+        if reusable and len(self._spare) < SPARE_SEGMENTS:
+            self._spare.append(segment)
+        elif segment >= 0:
+            os.close(segment)
 
     def _take_blob(self) -> int:
         self._next_blob += 1
@@ -105,7 +147,19 @@ class NodeLink:
 
     # --- receiving -----------------------------------------------------------------------------
     def _on_message(self, message: messages.Message) -> None:
-        if isinstance(message, messages.JobsFinished) and message.blobs:
+        if isinstance(message, messages.AnswerSegments):
+            self._neighbour = message.process
+            self._withdraw_offer()
+        elif isinstance(message, messages.JobsFinished) and message.segments:
+            payloads: list[Any] = message.payloads
+            for index, number in enumerate(message.numbers):
+                if number in message.segments:
+                    descriptor, sizes = message.segments[number]
+                    segment = open_segment(self._neighbour, descriptor)
+                    payloads[index] = split_parts(map_private(segment), sizes)
+                    os.close(segment)
+            self.feed(e.MessageReceived(self.key, message))
+        elif isinstance(message, messages.JobsFinished) and message.blobs:
             self._held.append(message)
             self._release_held()
         else:
@@ -185,15 +239,32 @@ class NodeLink:
                 )
             finally:
                 self._peer = None
+                self._neighbour = 0
+                self._withdraw_offer()
+                for segment in [*(segment for segment, _ in self._lent.values()), *self._spare]:
+                    os.close(segment)
+                self._lent.clear()
+                self._spare.clear()
                 nursery.cancel_scope.cancel()
 
     def _first_or_later(self, peer: Peer, theirs: Hello, message: messages.Message) -> None:
         if isinstance(message, messages.SessionState):
             self._peer = peer
             self.troubles.pop(self.key, None)
+            self._offer_segments(peer)
             self.feed(e.NodeConnected(self.key, theirs.identity, message))
         else:
             self._on_message(message)
+
+    def _offer_segments(self, peer: Peer) -> None:
+        token = secrets.token_bytes(16)
+        self._offered = offer(token)
+        peer.send_nowait(messages.OfferSegments(os.getpid(), self._offered, token))
+
+    def _withdraw_offer(self) -> None:
+        if self._offered >= 0:
+            os.close(self._offered)
+            self._offered = -1
 
     async def _open_bulk(self, peer: Peer, theirs: Hello) -> None:
         hello = self.make_hello(Role.CLIENT, Kind.BULK)

@@ -33,14 +33,20 @@ from dispy_trio.messages import BULK_THRESHOLD
 __all__ = [
     "Bundle",
     "Parts",
+    "map_private",
     "pack_arguments",
     "pack_computation",
+    "rewrite_segment",
     "split_parts",
     "unpack_exception",
     "unpack_result",
+    "write_segment",
 ]
 
 split_parts = parts.split
+write_segment = parts.write_segment
+rewrite_segment = parts.rewrite_segment
+map_private = parts.map_private
 
 _BIG_TYPES = frozenset({bytes, bytearray, tuple})
 
@@ -62,6 +68,8 @@ class Parts:
     buffers: list[memoryview | bytes]
     size: int
     """Bytes, all together."""
+    copied: bool = False
+    """Whoever unpickles it keeps nothing of the memory it lies in."""
 
     @property
     def sizes(self) -> list[int]:
@@ -192,7 +200,13 @@ def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes |
     size = len(data) + sum(len(buffer) for buffer in buffers)
     if not buffers and size <= BULK_THRESHOLD:
         return data
-    return Parts([data, *buffers], size)
+    return Parts([data, *buffers], size, copied=len(buffers) == _count_raw(args, kwargs))
+
+
+def _count_raw(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> int:
+    """How many buffers are plain bytes, which unpickling copies."""
+    values = [*args, *(kwargs or {}).values()]
+    return sum(type(v) in (bytes, bytearray) and len(v) >= parts.BIG for v in values)
 
 
 def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], exc: Exception) -> PickleArgumentError:

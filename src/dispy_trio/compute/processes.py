@@ -128,6 +128,8 @@ class _Worker:
     life: _Life = _Life.FORKING
     pid: int = 0
     pidfd: int = -1
+    last_sequence: int = 0
+    """Of the jobs sent to it."""
     killed_by_us: bool = False
     stopping: bool = False
     pending: deque[tuple[memoryview, int | None]] = field(factory=deque)
@@ -204,6 +206,7 @@ class ProcessTemplate:
     # --- giving jobs ---------------------------------------------------------------------------
     def send_jobs(self, worker: int, jobs: Sequence[WorkerJob]) -> None:
         target = self._workers[worker]
+        target.last_sequence = jobs[-1].sequence
         small: list[tuple[int, bytes]] = []
         for job in jobs:
             if job.payload is not None:
@@ -376,7 +379,8 @@ class ProcessTemplate:
 
     # --- signals -------------------------------------------------------------------------------
     def recall(self, worker: int) -> None:
-        self._signal(worker, RECALL, (1 << 63) - 1, signal.SIGUSR1, group=False)
+        if (target := self._workers.get(worker)) is not None:
+            self._signal(worker, RECALL, target.last_sequence, signal.SIGUSR1, group=False)
 
     def interrupt(self, worker: int, sequence: int) -> None:
         self._signal(worker, CANCEL, sequence, signal.SIGINT, group=True)
@@ -534,7 +538,8 @@ async def _readable(sock: socket.socket) -> bool:
         await trio.lowlevel.wait_readable(sock)
     except trio.ClosedResourceError:
         return False
-    return True
+    # Closed after it had become readable, before it was this task's turn.
+    return sock.fileno() >= 0
 
 
 def _receive_one(sock: socket.socket, limit: int) -> bytes:

@@ -244,7 +244,8 @@ class SendResults:
     session: str
     message: messages.JobsFinished
     segments: dict[int, int] = field(factory=dict)
-    """Blob to memfd, for the results in ``message.blobs``."""
+    """Blob to memfd, for the results in ``message.blobs``. The shell sends either the blob, or,
+    to a client on this machine, the memfd."""
 
 
 @frozen

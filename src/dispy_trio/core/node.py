@@ -600,6 +600,7 @@ class NodeMachine:
             payloads=[r.payload for _, r in records],
             outputs={number: r.output for number, r in records if r.output is not None},
             blobs={number: (r.blob, list(r.sizes)) for number, r in records if r.blob},
+            segments={},
         )
         self._out.append(
             c.SendResults(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 import tempfile
@@ -10,15 +9,9 @@ from pathlib import Path
 
 from attrs import define
 
-__all__ = ["DiskStore", "map_segment"]
+from dispy_trio.runtime.segments import map_segment
 
-
-def map_segment(segment: int) -> memoryview:
-    """Map a whole memory file; the mapping lives as long as the view and its slices do."""
-    size = os.fstat(segment).st_size
-    if not size:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(segment, size))
+__all__ = ["DiskStore"]
 
 
 @define

@@ -25,7 +25,7 @@ from dispy_trio.errors import DispyError, LocalError
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
-from dispy_trio.runtime.store import map_segment
+from dispy_trio.runtime.segments import can_open, map_segment, open_segment
 from dispy_trio.services.files import FileService
 from dispy_trio.services.outside import Outside
 
@@ -89,6 +89,8 @@ class NodeService:
     host: Host[NodeMachineEvent, c.NodeCommand] = field(init=False)
     handshaking: int = 0
     _peers: dict[str, Peer] = field(factory=dict)
+    _neighbours: dict[str, int] = field(factory=dict)
+    """Session to process id, of the clients on this machine that share segments with us."""
     _computations: dict[Key, _Computation] = field(factory=dict)
     _incoming: dict[tuple[str, int], _Incoming] = field(factory=dict)
 
@@ -99,10 +101,15 @@ class NodeService:
     def _perform(self, command: c.NodeCommand) -> None:
         match command:
             case c.SendResults(session=session, message=message, segments=segments):
-                if (peer := self._peers.get(session)) is not None:
-                    peer.send_nowait(message)
-                    for blob, segment in segments.items():
-                        peer.send_blob_nowait(blob, [map_segment(segment)])
+                if (peer := self._peers.get(session)) is None:
+                    return
+                if segments and session in self._neighbours:
+                    for number, (blob, sizes) in message.blobs.items():
+                        message.segments[number] = (segments[blob], sizes)
+                    message.blobs.clear()
+                peer.send_nowait(message)
+                for blob, _ in message.blobs.values():
+                    peer.send_blob_nowait(blob, [map_segment(segments[blob])])
             case c.SendJobsToWorker(session=session, computation=number, worker=worker, jobs=jobs):
                 self._template(session, number).send_jobs(worker, jobs)
             case c.Send(target=session, message=message):
@@ -260,6 +267,7 @@ class NodeService:
         if self._peers.get(session) is not peer:
             return
         del self._peers[session]
+        self._neighbours.pop(session, None)
         self._drop_incoming(session)
         if reason is None:
             self.host.feed(e.SessionClosed(session))
@@ -268,7 +276,15 @@ class NodeService:
             self.host.feed(e.SessionDisconnected(session))
 
     def _on_message(self, session: str, peer: Peer, message: messages.Message) -> None:
-        if isinstance(message, messages.RunBulkJob) or (
+        if isinstance(message, messages.OfferSegments):
+            agreed = can_open(message.process, message.descriptor, message.token)
+            if agreed:
+                self._neighbours[session] = message.process
+            peer.send_nowait(messages.AnswerSegments(os.getpid() if agreed else 0))
+        elif isinstance(message, messages.RunBulkJob) and message.segment >= 0:
+            segment = open_segment(self._neighbours[session], message.segment)
+            self.host.feed(e.BulkJobReceived(session, message, segment))
+        elif isinstance(message, messages.RunBulkJob) or (
             isinstance(message, messages.OpenComputation) and message.blob
         ):
             incoming = self._incoming.setdefault((session, message.blob), _Incoming())

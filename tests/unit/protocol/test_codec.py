@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import types
 import typing
+from collections.abc import Callable
 
 import attrs
 import msgspec
@@ -36,16 +39,24 @@ def any_message(message_type: type[Message]) -> st.SearchStrategy[Message]:
         values = {}
         for name, hint in typing.get_type_hints(message_type).items():
             values[name] = draw(any_value(hint, rows if name in COLUMNS else None))
-        return message_type(**values)
+        make: Callable[..., Message] = message_type
+        return make(**values)
 
     return build()
 
 
 def any_value(hint: object, rows: int | None) -> st.SearchStrategy[object]:
-    if typing.get_origin(hint) is list:
-        (item,) = typing.get_args(hint)
-        sizes = {} if rows is None else {"min_size": rows, "max_size": rows}
-        return st.lists(any_value(item, None), **sizes)
+    parts = [any_value(part, None) for part in typing.get_args(hint)]
+    match typing.get_origin(hint):
+        case builtins.list:
+            low, high = (0, 4) if rows is None else (rows, rows)
+            return st.lists(parts[0], min_size=low, max_size=high)
+        case builtins.dict:
+            return st.dictionaries(parts[0], parts[1], max_size=4)
+        case builtins.tuple:
+            return st.tuples(*parts)
+        case types.UnionType:
+            return st.one_of(parts)
     if hint is int:
         return st.integers(-(2**63), 2**64 - 1)
     if hint is float:
@@ -61,7 +72,8 @@ def plain(hint: object) -> object:
 def sample(message_type: type[Message], **values: object) -> Message:
     """A message whose other fields are empty."""
     hints = typing.get_type_hints(message_type)
-    return message_type(**{**{name: plain(hint) for name, hint in hints.items()}, **values})
+    make: Callable[..., Message] = message_type
+    return make(**{**{name: plain(hint) for name, hint in hints.items()}, **values})
 
 
 def body_of(frame: bytes | bytearray) -> memoryview:
@@ -146,7 +158,7 @@ def test_a_flipped_byte_is_a_message_or_refused(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(body) - 1))
     body[place] ^= data.draw(st.integers(1, 255))
     try:
-        assert isinstance(decode(35, body, "p"), messages.JobsFinished)
+        assert isinstance(decode(35, bytes(body), "p"), messages.JobsFinished)
     except ProtocolError as exc:
         assert str(exc).startswith("p sent a malformed JobsFinished")  # noqa: PT017
 

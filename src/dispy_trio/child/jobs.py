@@ -16,15 +16,15 @@ __all__ = [
     "BELL",
     "CANCEL",
     "CONTROL",
-    "RECALL",
     "SIZES",
     "TERMINATE",
     "UP",
     "WITH_SEGMENT",
-    "descriptors_in",
     "encode_batch",
     "encode_segment_job",
     "parse_batch",
+    "receive_into",
+    "receive_message",
 ]
 
 _BATCH = struct.Struct("<II")
@@ -43,18 +43,31 @@ CONTROL = struct.Struct("<BQ")
 """Kind, sequence."""
 CANCEL = 1
 TERMINATE = 2
-RECALL = 3
 
 SIZES = struct.Struct("<Q")
 
 
-def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that came with a message."""
+_ANCILLARY = socket.CMSG_SPACE(16 * 4)
+
+
+def _descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return list(found)
+
+
+def receive_into(sock: socket.socket, buffer: memoryview) -> tuple[int, list[int]]:
+    """Read bytes, and the descriptors that came with them, which no child program inherits."""
+    count, ancillary, _, _ = sock.recvmsg_into([buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    return count, _descriptors_in(ancillary) if ancillary else []
+
+
+def receive_message(sock: socket.socket, limit: int) -> tuple[bytes, list[int]]:
+    """The same into new memory, for sockets that keep message borders."""
+    data, ancillary, _, _ = sock.recvmsg(limit, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    return data, _descriptors_in(ancillary) if ancillary else []
 
 
 def encode_batch(jobs: Sequence[tuple[int, bytes]]) -> bytes:

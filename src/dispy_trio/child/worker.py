@@ -4,9 +4,9 @@ The way of a job: it comes down the `jobs` socket in a batch, is unpickled and c
 result goes into the ring. When the queue has run dry, the supervisor is told once (the bell), and
 the worker waits for more; while it is busy, the supervisor looks at the ring by itself.
 
-Signals: SIGINT, SIGTERM and SIGUSR1 all mean "read the control socket". Their handler runs between
-two byte codes of the main thread, so it is atomic to the loop below. What it reads names the job
-that is meant, so a signal that comes late hits nobody.
+Signals: SIGINT and SIGTERM both mean "read the control socket". Their handler runs between two
+byte codes of the main thread, so it is atomic to the loop below. What it reads names the job that
+is meant, so a signal that comes late hits nobody.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import socket
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import time
 from types import FrameType
 from typing import Any, NoReturn
@@ -31,11 +31,10 @@ from dispy_trio.child.jobs import (
     BELL,
     CANCEL,
     CONTROL,
-    RECALL,
     UP,
     WITH_SEGMENT,
-    descriptors_in,
     parse_batch,
+    receive_into,
 )
 from dispy_trio.child.ring import Ring
 
@@ -46,8 +45,12 @@ RETURNED, RAISED, UNPICKLABLE, EXITED, CANCELLED, REFUSED = 0, 1, 2, 3, 5, 6
 
 INLINE = 64 * 1024
 """Bytes of a result that may go through the ring."""
+_TEXT = 32 * 1024
+"""Characters of a traceback or message; the middle of longer ones is cut out."""
 _INBOX = 256 * 1024
-_ANCILLARY = socket.CMSG_SPACE(8 * 4)
+_BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0, 0, 0)
+_PLAIN = frozenset({type(None), bool, int, float, str})
+"""What holds no buffers, and pickles in any case."""
 
 
 class Worker:
@@ -71,21 +74,22 @@ class Worker:
         # Made once: memory of this size for each read would cost more than the read.
         self._inbox = memoryview(bytearray(_INBOX))
         self._buffer = bytearray()
-        self._started = 0
-        self._running = 0
+        self._current = 0
+        """The job that signals may hit; negative when that one is over."""
         self._cancelled = 0
-        """A job to be cancelled; it may not have started yet."""
-        self._skip_after = 0
-        self._skip_until = 0
+        """A job to be cancelled as soon as it starts."""
+        self._interrupted = 0
+        """The job in which KeyboardInterrupt was raised, once."""
 
     # --- signals -------------------------------------------------------------------------------
     def listen_to_signals(self) -> None:
+        """Take signals from now on; they were blocked, so none is lost."""
         self._control.setblocking(False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        interrupt = False
         while True:
             try:
                 frame = self._control.recv(CONTROL.size)
@@ -94,21 +98,18 @@ class Worker:
             if not frame:
                 return  # The supervisor is gone, and we are about to be.
             kind, sequence = CONTROL.unpack(frame)
-            if kind == RECALL:
-                # Started is set before the loop looks at the range, so whichever comes first, a
-                # job is either reported as started here or skipped there, and never both.
-                self._skip_after, self._skip_until = self._started, sequence
-                self._control.send(CONTROL.pack(RECALL, self._started))
-            elif kind == CANCEL:
-                if sequence == self._running:
-                    interrupt = True
-                elif sequence > self._started:
+            if sequence > abs(self._current):
+                # Its turn has not come, or it is about to start.
+                self._cancelled = sequence
+            elif sequence == self._current:
+                if kind == CANCEL:
                     self._cancelled = sequence
-            elif sequence == self._running:
-                # It did not heed the interrupt. Nothing of ours is lost: results are in the ring.
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.raise_signal(signal.SIGTERM)
-        if interrupt:
+                else:
+                    # It did not heed the interrupt. No result is lost: they are in the ring.
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                    signal.raise_signal(signal.SIGTERM)
+        if self._cancelled and self._cancelled == self._current != self._interrupted:
+            self._interrupted = self._current
             raise KeyboardInterrupt
 
     # --- the loop ------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ class Worker:
         while True:
             while queue:
                 self._one_job(*queue.popleft())
-            self._jobs.sendall(UP.pack(BELL, 0, 0, 0.0, 0.0, 0, 0, 0))
+            self._jobs.sendall(_BELL)
             self._receive()
 
     def _receive(self) -> None:
@@ -130,53 +131,78 @@ class Worker:
             del self._buffer[:position]
             if self._queue:
                 return
-            count, ancillary, _, _ = self._jobs.recvmsg_into([self._inbox], _ANCILLARY)
+            count, descriptors = receive_into(self._jobs, self._inbox)
             if not count:
                 # The supervisor lets us go.
                 os._exit(0)
             self._buffer += self._inbox[:count]
-            if ancillary:
-                self._segments.extend(descriptors_in(ancillary))
+            self._segments += descriptors
 
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
         segment = self._segments.popleft() if sizes else -1
-        self._started = sequence
-        if self._skip_after < sequence <= self._skip_until:
-            if sizes:
-                os.close(segment)
-            return
         start = time()
-        self._ring.mark_started(sequence, start)
-        buffers: list[memoryview] = []
-        try:
+        if not self._ring.start(sequence, start):
             if sizes:
-                args, kwargs = parts.load(parts.split(parts.map_private(segment), sizes))
                 os.close(segment)
-            else:
-                args, kwargs = pickle.loads(payload)
-        except BaseException as exc:
-            self._send(sequence, REFUSED, start, _refusal(exc).encode())
             return
+        args: Any = None
+        kwargs: Any = None
+        value: Any = None
+        failed_at = _load
+        error: BaseException | None = None
+        result = b""
+        buffers: Sequence[memoryview] = ()
         try:
-            self._running = sequence
-            if sequence == self._cancelled:
-                raise KeyboardInterrupt
-            value = self._function(*args, **kwargs) if kwargs is not None else self._many(args)
-            self._running = 0
-        except BaseException as exc:
-            self._running = 0
-            outcome, result = self._account(exc)
-            del exc
+            try:
+                self._current = sequence
+                if self._cancelled == sequence != self._interrupted:
+                    self._interrupted = sequence
+                    raise KeyboardInterrupt
+                args, kwargs = _load(segment, sizes) if sizes else pickle.loads(payload)
+                failed_at = None
+                value = self._function(*args, **kwargs) if kwargs is not None else self._many(args)
+                failed_at = _dump
+                if type(value) in _PLAIN:
+                    result = pickle.dumps(value, 5)
+                else:
+                    result, buffers = _dump(value)
+                self._current = -sequence
+            except BaseException as exc:
+                self._current = -sequence
+                error = exc
+        except KeyboardInterrupt as exc:
+            # It came between the two lines above. There is no second one: see `_on_signal`.
+            self._current = -sequence
+            error = exc
+        if error is None:
+            outcome = RETURNED
         else:
-            del args, kwargs
-            outcome, result, buffers = _pickle_result(value)
-            del value
+            buffers = ()
+            if self._interrupted == sequence and isinstance(error, KeyboardInterrupt):
+                outcome, result = CANCELLED, b"cancelled while it ran"
+            elif failed_at is _load:
+                outcome, result = REFUSED, _refusal(error)
+            elif failed_at is _dump:
+                outcome, result = UNPICKLABLE, _unpicklable(value, error)
+            else:
+                outcome, result = _account(error)
+            error = None
+        if sizes:
+            os.close(segment)
+        # What it holds, maybe much, is not to stay while we wait for the next job.
+        args = kwargs = value = None
         self._send(sequence, outcome, start, result, buffers)
 
-    def _many(self, calls_of_chunk: list[tuple[Any, ...]]) -> list[Any]:
-        """One job that stands for several calls (`map` makes such)."""
+    def _many(self, chunk: list[tuple[Any, ...]]) -> tuple[list[Any], bytes | None]:
+        """One job that stands for several calls (`map` makes such), up to the first that raises."""
         function = self._function
-        return [function(*args) for args in calls_of_chunk]
+        values: list[Any] = []
+        try:
+            for args in chunk:
+                values.append(function(*args))
+        except Exception as exc:
+            return values, self._account(exc)[1]
+        return values, None
 
     def _send(
         self,
@@ -184,7 +210,7 @@ class Worker:
         outcome: int,
         start: float,
         result: bytes,
-        buffers: list[memoryview] | None = None,
+        buffers: Sequence[memoryview],
     ) -> None:
         stdout, stderr = self._capture.take()
         end = time()
@@ -192,7 +218,7 @@ class Worker:
         if small and self._ring.write(sequence, outcome, start, end, result, stdout, stderr):
             return
         # Too large for the ring, or the ring is full of results that nobody has fetched yet.
-        pieces: list[memoryview | bytes] = [result, *(buffers or ())]
+        pieces: list[memoryview | bytes] = [result, *buffers]
         segment = parts.write_segment(pieces)
         packed = b"".join([len(piece).to_bytes(8, "little") for piece in pieces])
         frame = UP.pack(
@@ -202,48 +228,64 @@ class Worker:
         self._jobs.sendall((frame + packed + stdout + stderr)[sent:])
         os.close(segment)
 
-    # --- ends other than a result --------------------------------------------------------------
-    def _account(self, exc: BaseException) -> tuple[int, bytes]:
-        """How a job that raised ended."""
-        # The first frame is ours.
-        if exc.__traceback__ is not None:
-            exc.__traceback__ = exc.__traceback__.tb_next
-        try:
-            text = "".join(traceback.format_exception(exc))
-        except BaseException as second:
-            text = f"{type(exc).__name__} (its traceback can't be shown: {second!r})"
-        if isinstance(exc, KeyboardInterrupt):
-            return CANCELLED, b"cancelled while it ran"
-        if isinstance(exc, SystemExit):
-            return EXITED, f"the job called sys.exit({exc.code!r})\n{text}".encode()
-        pickled: bytes | None = None
-        for dumps in (pickle.dumps, cloudpickle.dumps):
-            # An exception that can't be pickled is told by its text alone.
-            with contextlib.suppress(Exception):
-                pickled = dumps(exc.with_traceback(None), 5)
-                break
-        try:
-            message = str(exc)
-        except BaseException as second:
-            message = f"(its message can't be shown: {type(second).__name__})"
-        return RAISED, pickle.dumps((type(exc).__qualname__, message, text, pickled), 5)
+
+def _load(segment: int, sizes: tuple[int, ...]) -> Any:
+    return parts.load(parts.split(parts.map_private(segment), sizes))
 
 
-def _pickle_result(value: Any) -> tuple[int, bytes, list[memoryview]]:
+def _dump(value: Any) -> tuple[bytes, list[memoryview]]:
     value = parts.shield(value)
     try:
-        try:
-            return (RETURNED, *parts.dump(value, pickle.dumps))
-        except Exception:
-            # Not by reference then: by value, as for classes that only this computation has.
-            return (RETURNED, *parts.dump(value, cloudpickle.dumps))
-    except BaseException as exc:
-        text = f"result of type {type(value).__qualname__} cannot be pickled: {exc!r}"
-        return UNPICKLABLE, text.encode(errors="backslashreplace"), []
+        return parts.dump(value, pickle.dumps)
+    except Exception:
+        # Not by reference then: by value, as for classes that only this computation has.
+        return parts.dump(value, cloudpickle.dumps)
 
 
-def _refusal(exc: BaseException) -> str:
-    text = f"its arguments cannot be unpickled on the node: {exc!r}"
+# --- ends other than a result ------------------------------------------------------------------
+def _shorten(text: str) -> str:
+    if len(text) <= _TEXT:
+        return text
+    half = _TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters cut out ...]\n{text[-half:]}"
+
+
+def _show(value: BaseException, how: Callable[[BaseException], str]) -> str:
+    """`repr` or `str` of an exception, which is the user's own code, and may do anything."""
+    try:
+        return _shorten(how(value))
+    except BaseException as second:
+        return f"{type(value).__qualname__} (which can't be shown: {type(second).__qualname__})"
+
+
+def _refusal(exc: BaseException) -> bytes:
+    text = f"its arguments cannot be unpickled on the node: {_show(exc, repr)}"
     if isinstance(exc, ModuleNotFoundError):
         text += f"; send the module {exc.name!r} along with depends=, or install it on the node"
-    return text
+    return text.encode(errors="backslashreplace")
+
+
+def _unpicklable(value: Any, exc: BaseException) -> bytes:
+    text = f"result of type {type(value).__qualname__} cannot be pickled: {_show(exc, repr)}"
+    return text.encode(errors="backslashreplace")
+
+
+def _account(exc: BaseException) -> tuple[int, bytes]:
+    """How a job that raised ended."""
+    while exc.__traceback__ is not None and (
+        exc.__traceback__.tb_frame.f_code.co_filename == __file__
+    ):
+        # The first frames are ours.
+        exc.__traceback__ = exc.__traceback__.tb_next
+    text = _show(exc, lambda exc: "".join(traceback.format_exception(exc)))
+    if isinstance(exc, SystemExit):
+        told = f"the job called sys.exit({exc.code!r})\n{text}"
+        return EXITED, told.encode(errors="backslashreplace")
+    pickled: bytes | None = None
+    exc = exc.with_traceback(None)
+    for dumps in (pickle.dumps, cloudpickle.dumps):
+        # An exception that can't be pickled is told by its text alone.
+        with contextlib.suppress(BaseException):
+            pickled = dumps(exc, 5)
+            break
+    return RAISED, pickle.dumps((type(exc).__qualname__, _show(exc, str), text, pickled), 5)

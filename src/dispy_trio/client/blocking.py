@@ -16,13 +16,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
+from dispy_trio.client.chunking import ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, UserJob, next_job_id
-from dispy_trio.compute.packaging import pack_arguments
+from dispy_trio.compute.packaging import Parts, pack_arguments, pack_calls, unpack_calls
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed
 from dispy_trio.models import ClusterStatus, JobStatus
@@ -199,13 +201,15 @@ class JobCluster(Generic[P, T]):
         """
         if self._closed or self._failure is not None:
             raise self._why_closed()
-        payload = pack_arguments(args, kwargs)
+        return self._submit(pack_arguments(args, kwargs))
+
+    def _submit(self, payload: bytes | Parts) -> DispyJob[Any]:
         engine = self._engine
         assert engine is not None
         self._number = number = self._number + 1
-        job: DispyJob[T] = DispyJob(number, payload, id=next_job_id(), submit_time=_now())
-        if type(payload) is not bytes:
-            job.size = payload.size  # type: ignore[union-attr]
+        job: DispyJob[Any] = DispyJob(number, payload, id=next_job_id(), submit_time=_now())
+        if isinstance(payload, Parts):
+            job.size = payload.size
         engine.queue.append(job)
         if engine.wants_jobs:
             # Set before the call: of many threads that see it set, one wake-up is enough, and
@@ -263,6 +267,65 @@ class JobCluster(Generic[P, T]):
             return self._drained.wait_for(lambda: self._ended >= self._number, timeout)
 
     __call__ = wait
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[T]:
+        """Call the computation with the items of the iterables; yield the results in order.
+
+        Cheap calls travel many in one job, by their measured duration. The iterables are read
+        only as far as needed to keep the nodes busy.
+
+        Args:
+            iterables: one for each argument; the shortest one ends it.
+            buffersize: calls that may be read ahead of the results taken; bounded also by default.
+            chunksize: calls in one job; None chooses by measured duration.
+
+        Raises:
+            Exception: what a call raised, with the remote traceback as its cause.
+        """
+        calls = zip(*iterables, strict=False)
+        sizer = ChunkSizer(chunksize)
+        pending: deque[tuple[DispyJob[Any], int]] = deque()
+        ahead = 0
+        try:
+            while True:
+                while len(pending) < self._map_window() and (
+                    buffersize is None or ahead < buffersize
+                ):
+                    limit = (
+                        sizer.size if buffersize is None else min(sizer.size, buffersize - ahead)
+                    )
+                    chunk = list(islice(calls, limit))
+                    if not chunk:
+                        break
+                    pending.append((self._submit(pack_calls(chunk)), len(chunk)))
+                    ahead += len(chunk)
+                if not pending:
+                    return
+                job, count = pending.popleft()
+                job.wait()
+                if job.status is not JobStatus.Finished:
+                    raise job.reason()
+                assert job.start_time is not None
+                assert job.end_time is not None
+                sizer.observe(count, job.end_time - job.start_time)
+                values, failure = unpack_calls(job.result)
+                ahead -= count
+                yield from values
+                if failure is not None:
+                    raise failure
+        finally:
+            for job, _ in pending:
+                self.cancel(job)
+
+    def _map_window(self) -> int:
+        """Chunks to have under way."""
+        assert self._engine is not None
+        return max(8, 4 * self._engine.machine.slots)
 
     # --- the cluster ---------------------------------------------------------------------------
     def status(self) -> ClusterStatus:

@@ -12,19 +12,27 @@ import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any, Generic, ParamSpec, TypeVar, assert_never
 
 import trio
 from attrs import define, field
 
 from dispy_trio import messages, seams
+from dispy_trio.client.chunking import ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.link import NodeLink
-from dispy_trio.compute.packaging import Parts, pack_arguments, pack_computation
+from dispy_trio.compute.packaging import (
+    Parts,
+    pack_arguments,
+    pack_calls,
+    pack_computation,
+    unpack_calls,
+)
 from dispy_trio.config import DEFAULT_PORT, PULSE_INTERVAL
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
@@ -356,8 +364,10 @@ class Cluster(Generic[P, T]):
         """
         if not self._open:
             raise ClusterClosed("the cluster is closed and takes no more jobs")
-        payload = pack_arguments(args, kwargs)
-        job: JobHandle[T] = JobHandle(
+        return self._submit(pack_arguments(args, kwargs))
+
+    def _submit(self, payload: bytes | Parts) -> JobHandle[Any]:
+        job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,
             id=next_job_id(),
@@ -380,7 +390,62 @@ class Cluster(Generic[P, T]):
         """Stop a job, waiting or running."""
         self._engine.cancel(job)
 
-    async def as_completed(self, jobs: Iterable[JobHandle[T]]) -> AsyncIterator[JobHandle[T]]:
+    async def map(
+        self,
+        *iterables: Iterable[Any],
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+    ) -> AsyncGenerator[T, None]:
+        """Call the computation with the items of the iterables; yield the results in order.
+
+        Cheap calls travel many in one job, by their measured duration. The iterables are read
+        only as far as needed to keep the nodes busy. Close the generator when you leave it early
+        (``contextlib.aclosing``): that stops what is under way.
+
+        Args:
+            iterables: one for each argument; the shortest one ends it.
+            buffersize: calls that may be read ahead of the results taken; bounded also by default.
+            chunksize: calls in one job; None chooses by measured duration.
+
+        Raises:
+            Exception: what a call raised, with the remote traceback as its cause.
+        """
+        calls = zip(*iterables, strict=False)
+        sizer = ChunkSizer(chunksize)
+        pending: deque[tuple[JobHandle[Any], int]] = deque()
+        ahead = 0
+        try:
+            while True:
+                window = max(8, 4 * self._engine.machine.slots)
+                while len(pending) < window and (buffersize is None or ahead < buffersize):
+                    limit = (
+                        sizer.size if buffersize is None else min(sizer.size, buffersize - ahead)
+                    )
+                    chunk = list(islice(calls, limit))
+                    if not chunk:
+                        break
+                    pending.append((self._submit(pack_calls(chunk)), len(chunk)))
+                    ahead += len(chunk)
+                if not pending:
+                    return
+                job, count = pending.popleft()
+                reply = await job.wait()
+                assert job.start_time is not None
+                assert job.end_time is not None
+                sizer.observe(count, job.end_time - job.start_time)
+                values, failure = unpack_calls(reply)
+                ahead -= count
+                for value in values:
+                    yield value
+                if failure is not None:
+                    raise failure
+        finally:
+            for job, _ in pending:
+                job.cancel()
+
+    async def as_completed(
+        self, jobs: Iterable[JobHandle[T]]
+    ) -> AsyncGenerator[JobHandle[T], None]:
         """Yield the jobs in the order in which they end."""
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0

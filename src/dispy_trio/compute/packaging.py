@@ -35,9 +35,11 @@ __all__ = [
     "Parts",
     "map_private",
     "pack_arguments",
+    "pack_calls",
     "pack_computation",
     "rewrite_segment",
     "split_parts",
+    "unpack_calls",
     "unpack_exception",
     "unpack_result",
     "write_segment",
@@ -182,6 +184,21 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> byte
     return data
 
 
+def pack_calls(calls: list[tuple[Any, ...]]) -> bytes | Parts:
+    """Pickle the arguments of several calls that make one job; its result is for `unpack_calls`.
+
+    Raises:
+        PickleArgumentError: names the argument that can't be pickled.
+    """
+    try:
+        data = pickle.dumps((calls, None), 5)
+    except Exception:
+        return _pack_large(tuple(calls), None)
+    if b"__main__" in data or len(data) > BULK_THRESHOLD:
+        return _pack_large(tuple(calls), None)
+    return data
+
+
 def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
     shielded = (
         parts.shield(args),
@@ -238,6 +255,12 @@ def unpack_result(reply: bytes | Sequence[memoryview]) -> Any:
         raise ResultUnpicklable(
             f"the result of {size} bytes cannot be unpickled here: {type(exc).__name__}: {exc}"
         ) from exc
+
+
+def unpack_calls(reply: tuple[list[Any], bytes | None]) -> tuple[list[Any], BaseException | None]:
+    """The results of a job made by `pack_calls`, up to the first call that raised, and what."""
+    values, failure = reply
+    return values, None if failure is None else unpack_exception(failure)[0]
 
 
 def unpack_exception(reply: bytes | Sequence[memoryview]) -> tuple[BaseException, str]:

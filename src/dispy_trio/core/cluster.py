@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from typing import assert_never
 
@@ -148,9 +148,9 @@ class ClusterMachine:
         return min(self._recall_at, self._ack_at)
 
     @property
-    def hungry(self) -> bool:
-        """Would a job submitted now be sent at once?"""
-        return any(True for _ in self._nodes_with_room())
+    def slots(self) -> int:
+        """Of all nodes that are connected."""
+        return self._slots
 
     # --- messages ------------------------------------------------------------------------------
     def _on_message(self, key: str, message: messages.Message, now: float) -> None:
@@ -479,15 +479,6 @@ class ClusterMachine:
                 record.queue.appendleft(job)
         if cancelled:
             self._out.append(c.AnnounceEnded(cancelled))
-
-    def _nodes_with_room(self) -> Iterator[NodeRecord]:
-        for node in self.nodes.values():
-            if node.state is NodeState.CONNECTED and any(
-                membership is Membership.READY
-                and len(node.outstanding) < node.cpus * (1 + self.computations[number].prefetch)
-                for number, membership in node.memberships.items()
-            ):
-                yield node
 
     def _dispatch(self, now: float) -> None:
         """Give jobs to every node with room, free slots first."""

@@ -63,13 +63,11 @@ class OfKeyAndValues:
 
 Reduction = Fold | OfValues | OfKeyAndValues
 
+_OPERATORS = (operator.add, operator.mul, operator.and_, operator.or_, operator.xor)
+
 _FOLDS: tuple[tuple[Any, Fold], ...] = (
     (sum, Fold(operator.add, adds=True)),
-    *(
-        (function, Fold(function))
-        for function in (max, min, operator.add, operator.mul)
-        + (operator.and_, operator.or_, operator.xor)
-    ),
+    *((function, Fold(function)) for function in (max, min, *_OPERATORS)),
 )
 
 _OF_VALUES: tuple[Any, ...] = (len, any, all, list, tuple, set, frozenset, sorted)

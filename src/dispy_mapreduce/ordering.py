@@ -31,7 +31,7 @@ def rank(key: Any) -> tuple[Any, ...]:
         return (2, str(key))
     if isinstance(key, Real):
         # NaN equals nothing, itself included: it goes behind all other numbers.
-        return (1, key) if key == key else (1.5, id(key))
+        return (1, key) if key == key else (1.5,)
     if isinstance(key, bytes):
         return (3, bytes(key))
     if key is None:

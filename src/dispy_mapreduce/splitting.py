@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +19,8 @@ from attrs import evolve, frozen
 from dispy_mapreduce.errors import InputError
 
 __all__ = [
-    "Files",
     "FileSplit",
+    "Files",
     "Piece",
     "RecordSplit",
     "Split",
@@ -141,7 +141,7 @@ def split_records(records: Iterable[Any], wanted: int) -> Iterator[RecordSplit]:
     """
     size = _FIRST_CHUNK
     growth = 2
-    if hasattr(records, "__len__"):
+    if isinstance(records, Sized):
         size, growth = max(1, -(-len(records) // wanted)), 1
     first = 0
     chunk: list[Any] = []

@@ -302,7 +302,6 @@ def _file_batches(piece: Piece, recipe: Recipe) -> Iterator[_Batch]:
 
 
 def _lines(block: bytes, recipe: Recipe) -> list[str]:
-    # Cut as bytes: in an encoding such as latin-1 or shift-jis too, a newline byte ends a line.
     text = block.decode(recipe.encoding, recipe.errors)
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
@@ -349,12 +348,12 @@ def reduce_task(task: ReduceTask, recipe: Recipe, store: BlockStore) -> TaskDone
     try:
         if in_memory:
             table = reducing_table(recipe.reducer, recipe.combiner)
-            for block in opened:
-                for keys, values in block.columns():
+            for here in opened:
+                for keys, values in here.columns():
                     table.merge(keys, values)
             columns = table.reduce(recipe.reducer)
             return _in_memory_result(task.number, columns, recipe)
-        runs = list(chain.from_iterable(block.sorted_runs() for block in opened))
+        runs = list(chain.from_iterable(here.sorted_runs() for here in opened))
         return _merged_result(task.number, merge_runs(runs), recipe)
     except BlamedKey as blamed:
         return _raised_at_key(f"reduce task {task.number}", blamed)
@@ -398,8 +397,7 @@ def _merged_result(
 
 def _as_text(keys: Sequence[Any], values: Sequence[Any]) -> bytes:
     lines = [
-        f"{_one_field(key)}\t{_one_field(value)}\n"
-        for key, value in zip(keys, values, strict=True)
+        f"{_one_field(key)}\t{_one_field(value)}\n" for key, value in zip(keys, values, strict=True)
     ]
     return "".join(lines).encode("utf-8", "surrogateescape")
 

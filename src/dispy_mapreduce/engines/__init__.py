@@ -1,0 +1,1 @@
+"""What tasks can be run on; see `run.Engine`."""

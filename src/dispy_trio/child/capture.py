@@ -6,16 +6,16 @@ import io
 import os
 import sys
 
-__all__ = ["Capture", "cut"]
+__all__ = ["Capture", "read_cut"]
 
 
-def cut(data: bytes, limit: int) -> bytes:
-    """The data, with the middle taken out when it is longer than `limit` bytes."""
-    if len(data) <= limit:
-        return data
+def read_cut(descriptor: int, size: int, limit: int) -> bytes:
+    """The first `size` bytes of a file, without the middle when that is more than `limit`."""
+    if size <= limit:
+        return os.pread(descriptor, size, 0)
     half = limit // 2
-    gone = len(data) - 2 * half
-    return data[:half] + b"\n[... %d bytes cut out ...]\n" % gone + data[-half:]
+    mark = b"\n[... %d bytes cut out ...]\n" % (size - 2 * half)
+    return os.pread(descriptor, half, 0) + mark + os.pread(descriptor, half, size - half)
 
 
 class Capture:
@@ -28,9 +28,12 @@ class Capture:
     def __init__(self, stdout: int, stderr: int, limit: int) -> None:
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
+        # Kept beside 1 and 2, which a job may close or lead elsewhere.
+        self._stdout = stdout
+        self._stderr = stderr
         self._limit = limit
-        sys.stdout = self._text(1)
-        sys.stderr = self._text(2)
+        self._texts = (self._text(1), self._text(2))
+        sys.stdout, sys.stderr = self._texts
 
     @staticmethod
     def _text(descriptor: int) -> io.TextIOWrapper:
@@ -45,22 +48,25 @@ class Capture:
 
     def take(self) -> tuple[bytes, bytes]:
         """What was written since the last time."""
-        out = os.lseek(1, 0, os.SEEK_END)
-        err = os.lseek(2, 0, os.SEEK_END)
+        texts = self._texts
+        if (sys.stdout, sys.stderr) != texts or texts[0].closed or texts[1].closed:
+            self._restore()
+        out = os.lseek(self._stdout, 0, os.SEEK_END)
+        err = os.lseek(self._stderr, 0, os.SEEK_END)
         if not out and not err:
             return b"", b""
-        return self._read(1, out), self._read(2, err)
+        return self._read(self._stdout, out), self._read(self._stderr, err)
+
+    def _restore(self) -> None:
+        """Where one job led its output is not where the next one's goes."""
+        os.dup2(self._stdout, 1)
+        os.dup2(self._stderr, 2)
+        self._texts = (self._text(1), self._text(2))
+        sys.stdout, sys.stderr = self._texts
 
     def _read(self, descriptor: int, size: int) -> bytes:
         if not size:
             return b""
-        limit = self._limit
-        if size <= limit:
-            data = os.pread(descriptor, size, 0)
-        else:
-            half = limit // 2
-            head = os.pread(descriptor, half, 0)
-            tail = os.pread(descriptor, half, size - half)
-            data = head + b"\n[... %d bytes cut out ...]\n" % (size - 2 * half) + tail
+        data = read_cut(descriptor, size, self._limit)
         os.ftruncate(descriptor, 0)
         return data

@@ -16,7 +16,6 @@ __all__ = [
     "BELL",
     "CANCEL",
     "CONTROL",
-    "SIZES",
     "TERMINATE",
     "UP",
     "WITH_SEGMENT",
@@ -43,8 +42,6 @@ CONTROL = struct.Struct("<BQ")
 """Kind, sequence."""
 CANCEL = 1
 TERMINATE = 2
-
-SIZES = struct.Struct("<Q")
 
 
 _ANCILLARY = socket.CMSG_SPACE(16 * 4)

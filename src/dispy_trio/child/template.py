@@ -28,14 +28,20 @@ import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
 
 from dispy_trio.child import calls, importer
 from dispy_trio.child.capture import Capture
+from dispy_trio.child.jobs import receive_message
 from dispy_trio.child.ring import RING_SIZE, Ring
 from dispy_trio.child.worker import Worker
 
 __all__ = ["main"]
 
 _MESSAGE = 64 * 1024
-_TEXT = 32 * 1024
+_TEXT = 8 * 1024
+"""Characters of a traceback; each may become six bytes of JSON."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_STRAYS_EVERY = 10.0
+"""Seconds between looks for dead processes that jobs left behind."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _die_with_parent(parent: int) -> None:
@@ -54,12 +60,18 @@ class Template:
         self._settings: dict[str, Any] = {}
         self._workers: dict[int, tuple[int, int]] = {}
         """pidfd to (worker, process id)."""
+        self._unreaped: set[int] = set()
+        """Process ids of dead workers."""
         self._poll = select.poll()
         self._poll.register(supervisor, select.POLLIN)
 
     def run(self) -> NoReturn:
         while True:
-            for descriptor, _ in self._poll.poll():
+            # Without workers there is nobody who could leave anything behind.
+            ready = self._poll.poll(_STRAYS_EVERY * 1000 if self._workers else None)
+            if not ready:
+                self._reap_strays()
+            for descriptor, _ in ready:
                 if descriptor == self._supervisor.fileno():
                     self._on_message()
                 elif descriptor in self._workers:
@@ -69,7 +81,10 @@ class Template:
         socket.send_fds(self._supervisor, [json.dumps(message).encode()], descriptors)
 
     def _on_message(self) -> None:
-        data, descriptors, _, _ = socket.recv_fds(self._supervisor, _MESSAGE, 8)
+        try:
+            data, descriptors = receive_message(self._supervisor, _MESSAGE)
+        except ConnectionResetError:
+            data, descriptors = b"", []
         if not data:
             self._end()
         message = json.loads(data)
@@ -80,10 +95,31 @@ class Template:
                 self._fork(message["worker"], *descriptors)
             case "reap":
                 os.waitpid(message["pid"], 0)
+                self._unreaped.discard(message["pid"])
+                self._reap_strays()
+
+    # --- what is left --------------------------------------------------------------------------
+    # We are the reaper of orphans below us: also programs that jobs started and that left their
+    # process group come to us when their parents are gone, and end with the computation.
+    def _children(self) -> list[int]:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(word) for word in file.read().split()]
+
+    def _reap_strays(self) -> None:
+        ours = {pid for _, pid in self._workers.values()} | self._unreaped
+        for pid in self._children():
+            if pid not in ours:
+                os.waitpid(pid, os.WNOHANG)
 
     def _end(self) -> NoReturn:
-        for _, pid in self._workers.values():
+        """Kill and reap everything below us, and exit."""
+        for pid in [*(pid for _, pid in self._workers.values()), *self._unreaped]:
             os.killpg(pid, signal.SIGKILL)
+        # Whoever is killed leaves us its own children.
+        while children := self._children():
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         os._exit(0)
 
     # --- the bundle ----------------------------------------------------------------------------
@@ -113,6 +149,8 @@ class Template:
 
     # --- workers -------------------------------------------------------------------------------
     def _fork(self, worker: int, *descriptors: int) -> None:
+        # They wait in the child until its handlers are set.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             with warnings.catch_warnings():
                 # Threads that a user's module started do not survive; that is known.
@@ -121,10 +159,12 @@ class Template:
         except OSError as exc:
             for descriptor in descriptors:
                 os.close(descriptor)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._send({"kind": "unforked", "worker": worker, "text": str(exc)})
             return
         if not pid:
             self._become_worker(*descriptors)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         for descriptor in descriptors:
             os.close(descriptor)
         # The child does this too; whoever comes first, it is done when either goes on.
@@ -159,8 +199,6 @@ class Template:
             os.dup2(null, 0)
             os.close(null)
             capture = Capture(out, err, self._settings["output_limit"])
-            os.close(out)
-            os.close(err)
             faulthandler.enable(2)
             memory = memoryview(mmap.mmap(ring, RING_SIZE))
             os.close(ring)
@@ -176,11 +214,13 @@ class Template:
             running.listen_to_signals()
             running.run()
         except BaseException:
+            # The user's part of it is caught elsewhere: a signal handler that a job left, say.
             traceback.print_exc()
             os._exit(70)
 
     def _on_death(self, pidfd: int) -> None:
         worker, pid = self._workers.pop(pidfd)
+        self._unreaped.add(pid)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         # Looked at, not reaped: see the module's head.
@@ -199,6 +239,7 @@ class Template:
 def main() -> None:
     """Run as a template; argv holds the descriptor of the socket and our parent's process id."""
     _die_with_parent(int(sys.argv[2]))
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     # Signals that reach the node's process group are the node's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = socket.socket(fileno=int(sys.argv[1]))

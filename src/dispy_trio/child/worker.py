@@ -148,7 +148,7 @@ class Worker:
         args: Any = None
         kwargs: Any = None
         value: Any = None
-        failed_at = _load
+        failed_at: Callable[..., Any] | None = _load
         error: BaseException | None = None
         result = b""
         buffers: Sequence[memoryview] = ()
@@ -201,7 +201,7 @@ class Worker:
             for args in chunk:
                 values.append(function(*args))
         except Exception as exc:
-            return values, self._account(exc)[1]
+            return values, _account(exc)[1]
         return values, None
 
     def _send(

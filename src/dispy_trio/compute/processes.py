@@ -10,6 +10,7 @@ import fcntl
 import json
 import mmap
 import os
+import select
 import signal
 import socket
 import struct
@@ -27,19 +28,20 @@ import trio
 from attrs import define, field
 
 from dispy_trio import seams
+from dispy_trio.child.calls import CALL_LIMIT
+from dispy_trio.child.capture import read_cut
 from dispy_trio.child.jobs import (
     CANCEL,
     CONTROL,
-    RECALL,
     TERMINATE,
     UP,
     WITH_SEGMENT,
-    descriptors_in,
     encode_batch,
     encode_segment_job,
+    receive_message,
 )
 from dispy_trio.child.parts import write_segment
-from dispy_trio.child.ring import RING_SIZE, Ring
+from dispy_trio.child.ring import RING_SIZE, Ring, RingError
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
 __all__ = ["ProcessSpawner"]
@@ -52,10 +54,12 @@ main()
 """
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
-_ANCILLARY = socket.CMSG_SPACE(16 * 4)
 _SOCKET_BUFFER = 2 * 1024 * 1024
 STDERR_TAIL = 16 * 1024
-"""Bytes of a dead worker's output that go with the news of its death."""
+STDERR_LINES = 50
+"""How much of a dead worker's stderr goes with the news of its death, at most."""
+CLOSE_GRACE = 2.0
+"""Seconds a template has to kill and reap what is below it, before it is killed itself."""
 
 Report = Callable[[seams.TemplateEvent], None]
 
@@ -94,6 +98,8 @@ def _start_process() -> _Process:
         process = subprocess.Popen(
             [
                 sys.executable,
+                # Not the directory we happen to be in: its files may be called like modules.
+                "-P",
                 "-c",
                 _START,
                 str(theirs.fileno()),
@@ -138,6 +144,11 @@ class _Worker:
     buffer: bytearray = field(factory=bytearray)
     segments: deque[int] = field(factory=deque)
 
+    last_taken: int = 0
+    """Sequence of the last result taken from it."""
+    broken: str = ""
+    """What it did that no worker does; it is being killed for it."""
+
     def close(self) -> None:
         for sock in (self.jobs, self.control, self.calls):
             # Its tasks wait on these, and end by this.
@@ -156,7 +167,9 @@ class ProcessTemplate:
     _process: _Process
     _report: Report
     _nursery: trio.Nursery
+    _settings: TemplateSettings
     _workers: dict[int, _Worker] = field(factory=dict)
+    _messages: deque[tuple[bytes, list[int]]] = field(factory=deque)
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     _gone: trio.Event = field(factory=trio.Event)
     _closing: bool = False
@@ -164,19 +177,49 @@ class ProcessTemplate:
     _oom_kills: int = field(factory=_oom_kills)
 
     # --- starting ------------------------------------------------------------------------------
-    def load(self, bundle: memoryview | bytes, settings: TemplateSettings) -> None:
+    def load(self, bundle: memoryview | bytes) -> None:
         segment = write_segment([bundle])
         try:
-            self._tell({"kind": "load", "settings": attrs.asdict(settings)}, segment)
+            self._tell({"kind": "load", "settings": attrs.asdict(self._settings)}, segment)
         finally:
             os.close(segment)
         self._nursery.start_soon(self._run)
 
     def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
+        """Tell the template; what its socket has no room for waits for `_write_messages`."""
+        data = json.dumps(message).encode()
+        self._messages.append((data, [os.dup(descriptor) for descriptor in descriptors]))
+        if len(self._messages) == 1 and not self._write_some_messages():
+            self._nursery.start_soon(self._write_messages)
+
+    def _write_some_messages(self) -> bool:
+        """Write what the socket takes; True when nothing is left."""
+        while self._messages:
+            data, descriptors = self._messages[0]
+            try:
+                socket.send_fds(self._process.socket, [data], descriptors)
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                self._drop_messages()  # It is dead; the reader is about to find out.
+                return True
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._messages.popleft()
+        return True
+
+    async def _write_messages(self) -> None:
         try:
-            socket.send_fds(self._process.socket, [json.dumps(message).encode()], descriptors)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # It is dead; the reader is about to find out.
+            while not self._write_some_messages():
+                await trio.lowlevel.wait_writable(self._process.socket)
+        except trio.ClosedResourceError:
+            pass  # It was ended, and what was left went with `_drop_messages`.
+
+    def _drop_messages(self) -> None:
+        for _, descriptors in self._messages:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._messages.clear()
 
     def start_worker(self, worker: int) -> None:
         jobs, theirs_jobs = socket.socketpair()
@@ -286,19 +329,46 @@ class ProcessTemplate:
     def _take_results(self, worker: _Worker) -> bool:
         """Deliver what the worker has completed; False when it has closed its end."""
         results: list[WorkerResult] = []
-        while True:
-            results += [WorkerResult(*record) for record in worker.ring.read()]
-            is_open = self._receive(worker)
-            segments = self._take_segments(worker)
-            if not segments:
-                break
-            # What went into the ring before the last of them may not have been read yet.
-            results += segments
+        is_open = True
+        try:
+            while not worker.broken:
+                results += [WorkerResult(*record) for record in worker.ring.read()]
+                is_open = self._receive(worker)
+                segments = self._take_segments(worker)
+                if not segments:
+                    break
+                # What went into the ring before the last of them may not have been read yet.
+                results += segments
+        except (RingError, struct.error) as exc:
+            self._break(worker, str(exc))
         if results:
             # The ring and the socket keep their own order each; a worker runs by sequence.
             results.sort(key=_sequence)
-            self._report(seams.WorkerResults(worker.number, results))
+            if not self._are_due(worker, results):
+                self._break(worker, f"result of job {results[0].sequence}, which it was not given")
+                for result in results:
+                    if result.segment is not None:
+                        os.close(result.segment)
+            else:
+                worker.last_taken = results[-1].sequence
+                self._report(seams.WorkerResults(worker.number, results))
         return is_open
+
+    @staticmethod
+    def _are_due(worker: _Worker, results: list[WorkerResult]) -> bool:
+        """Are these results of jobs that it was given, one for each?"""
+        last = worker.last_taken
+        for result in results:
+            if result.sequence <= last:
+                return False
+            last = result.sequence
+        return last <= worker.last_sequence
+
+    def _break(self, worker: _Worker, what: str) -> None:
+        """A job's own code wrote to what is between its worker and us: believe neither further."""
+        if not worker.broken:
+            worker.broken = what
+            self.kill(worker.number)
 
     @staticmethod
     def _take_segments(worker: _Worker) -> list[WorkerResult]:
@@ -312,6 +382,8 @@ class ProcessTemplate:
                 break
             if kind == WITH_SEGMENT:
                 at = UP.size + sizes
+                if not worker.segments:
+                    raise RingError(f"result {sequence} comes without its segment")
                 segment = worker.segments.popleft()
                 part_sizes = struct.unpack(f"<{sizes // 8}Q", buffer[UP.size : at])
                 result = WorkerResult(sequence, outcome, start, end, b"")
@@ -338,7 +410,7 @@ class ProcessTemplate:
         """Read all frames that are there; False at the end."""
         while True:
             try:
-                data, ancillary, _, _ = worker.jobs.recvmsg(_FRAMES, _ANCILLARY)
+                data, descriptors = receive_message(worker.jobs, _FRAMES)
             except BlockingIOError:
                 return True
             except ConnectionResetError:
@@ -346,51 +418,54 @@ class ProcessTemplate:
             if not data:
                 return False
             worker.buffer += data
-            if ancillary:
-                worker.segments.extend(descriptors_in(ancillary))
+            if descriptors:
+                worker.segments += descriptors
             elif len(data) < _FRAMES:
                 return True
 
     async def _read_calls(self, worker: _Worker) -> None:
         while await _readable(worker.calls):
-            data = _receive_one(worker.calls, _MESSAGE)
+            data = _receive_one(worker.calls, CALL_LIMIT)
             if not data:
                 return
-            call = json.loads(data)
-            self._report(seams.WorkerCall(worker.number, call["call"], call["kind"], call["body"]))
+            match _parse(data):
+                case {"call": int(call), "kind": str(kind), "body": dict(body)}:
+                    self._report(seams.WorkerCall(worker.number, call, kind, body))
+                case _:
+                    self._break(worker, "a call that is none")
+                    return
 
     def answer(self, worker: int, call: int, body: dict[str, Any]) -> None:
         target = self._workers.get(worker)
-        if target is not None:
-            try:
-                target.calls.send(json.dumps({"call": call, "body": body}).encode())
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # It died meanwhile.
-
-    async def _read_control(self, worker: _Worker) -> None:
-        while await _readable(worker.control):
-            frame = _receive_one(worker.control, CONTROL.size)
-            if not frame:
-                return
-            _, started = CONTROL.unpack(frame)
-            # What it has completed comes before what it has given back.
-            self._take_results(worker)
-            self._report(seams.WorkerRecalled(worker.number, started))
+        if target is None:
+            return
+        data = json.dumps({"call": call, "body": body}).encode()
+        if len(data) > CALL_LIMIT:
+            error = f"the answer of {len(data)} bytes is too long"
+            data = json.dumps({"call": call, "body": {"error": error}}).encode()
+        try:
+            target.calls.send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # It died meanwhile.
+        except BlockingIOError:
+            self._break(target, "calls whose answers it does not read")
 
     # --- signals -------------------------------------------------------------------------------
     def recall(self, worker: int) -> None:
-        if (target := self._workers.get(worker)) is not None:
-            self._signal(worker, RECALL, target.last_sequence, signal.SIGUSR1, group=False)
+        target = self._workers.get(worker)
+        if target is not None and target.life is not _Life.DEAD:
+            kept = target.ring.recall(target.last_sequence)
+            # What it has completed comes before what it has given back.
+            self._take_results(target)
+            self._report(seams.WorkerRecalled(worker, kept))
 
     def interrupt(self, worker: int, sequence: int) -> None:
-        self._signal(worker, CANCEL, sequence, signal.SIGINT, group=True)
+        self._signal(worker, CANCEL, sequence, signal.SIGINT)
 
     def terminate(self, worker: int, sequence: int) -> None:
-        self._signal(worker, TERMINATE, sequence, signal.SIGTERM, group=True)
+        self._signal(worker, TERMINATE, sequence, signal.SIGTERM)
 
-    def _signal(
-        self, number: int, kind: int, sequence: int, which: signal.Signals, *, group: bool
-    ) -> None:
+    def _signal(self, number: int, kind: int, sequence: int, which: signal.Signals) -> None:
         worker = self._workers.get(number)
         if worker is None or worker.life is not _Life.ALIVE:
             return
@@ -399,10 +474,13 @@ class ProcessTemplate:
             worker.control.send(CONTROL.pack(kind, sequence))
         except (BrokenPipeError, ConnectionResetError):
             return
+        except BlockingIOError:
+            pass  # Hundreds were not read: it is deaf, and the next rung is SIGKILL.
         # Dead or not, it is not reaped before we say so: the id is still its own.
-        if group:
+        if worker.ring.started()[0] == sequence:
             os.killpg(worker.pid, which)
         else:
+            # The job waits, or is over: the programs in the group are not its.
             signal.pidfd_send_signal(worker.pidfd, which)
 
     def kill(self, worker: int) -> None:
@@ -426,7 +504,7 @@ class ProcessTemplate:
                 while True:
                     await trio.lowlevel.wait_readable(sock)
                     try:
-                        data, descriptors, _, _ = socket.recv_fds(sock, _MESSAGE, 8)
+                        data, descriptors = receive_message(sock, _MESSAGE)
                     except BlockingIOError:
                         continue
                     except ConnectionResetError:
@@ -435,8 +513,8 @@ class ProcessTemplate:
                         break
                     self._on_message(json.loads(data), descriptors)
         finally:
-            # Bounded: everything below was sent SIGKILL.
             with trio.CancelScope(shield=True):
+                # Bounded by its own: `CLOSE_GRACE`, and then SIGKILL to everything.
                 await self._bury()
 
     def _on_message(self, message: dict[str, Any], descriptors: list[int]) -> None:
@@ -460,7 +538,7 @@ class ProcessTemplate:
         worker.pid = pid
         worker.pidfd = pidfd
         worker.life = _Life.ALIVE
-        for task in (self._read, self._read_calls, self._read_control):
+        for task in (self._read, self._read_calls):
             self._nursery.start_soon(task, worker)
         self._report(seams.WorkerStarted(worker.number, pid))
 
@@ -474,11 +552,13 @@ class ProcessTemplate:
         self._bury_worker(worker, self._how(worker, message["signal"], message["code"]))
 
     def _how(self, worker: _Worker, number: int, code: int) -> str:
-        if worker.stopping:
+        if worker.broken:
+            return f"killed by its node: its job broke the worker ({worker.broken})"
+        if worker.stopping and not number and not code:
             return "stopped"
         if not number:
-            return f"its process ended with exit code {code} without a result"
-        name = signal.Signals(number).name
+            return f"exit code {code} without a result"
+        name = _signal_name(number)
         if number == signal.SIGKILL and not worker.killed_by_us:
             kills = _oom_kills()
             if kills > self._oom_kills:
@@ -494,8 +574,10 @@ class ProcessTemplate:
             worker.number,
             started,
             how,
-            stderr=_tail(worker.stderr),
-            stdout=_tail(worker.stdout),
+            stderr=_last_lines(worker.stderr),
+            stdout=read_cut(
+                worker.stdout, os.fstat(worker.stdout).st_size, self._settings.output_limit
+            ),
             start=when,
             end=time.time(),
         )
@@ -507,22 +589,21 @@ class ProcessTemplate:
     async def _bury(self) -> None:
         """The template is gone or going: nothing of it may stay."""
         for worker in list(self._workers.values()):
-            if worker.life is _Life.ALIVE:
+            if worker.life is _Life.ALIVE and _owns_its_id(worker):
                 # They die with their parent, but what they started does not.
                 try:
                     os.killpg(worker.pid, signal.SIGKILL)
                 except ProcessLookupError:
-                    pass
-        self._process.socket.close()
-        self._process.process.kill()
-        status = await trio.to_thread.run_sync(self._process.process.wait)
+                    pass  # Nobody is left in the group.
+        self._drop_messages()
+        status = await _end(self._process)
         for worker in list(self._workers.values()):
             if worker.life is _Life.ALIVE:
                 await trio.lowlevel.wait_readable(worker.pidfd)
             self._bury_worker(worker, "killed with the process of its computation")
         self._gone.set()
         if not self._closing:
-            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+            how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit code {status}"
             self._report(seams.TemplateDied(how))
 
     async def aclose(self) -> None:
@@ -560,9 +641,57 @@ def _append_file(name: str) -> int:
     return descriptor
 
 
-def _tail(descriptor: int) -> bytes:
+def _last_lines(descriptor: int) -> bytes:
     size = os.fstat(descriptor).st_size
-    return os.pread(descriptor, STDERR_TAIL, max(0, size - STDERR_TAIL))
+    tail = os.pread(descriptor, STDERR_TAIL, max(0, size - STDERR_TAIL))
+    return b"".join(tail.splitlines(keepends=True)[-STDERR_LINES:])
+
+
+def _owns_its_id(worker: _Worker) -> bool:
+    """Is its process id still its own, or that of the group it left behind?
+
+    A worker is reaped when we say so, but when its template died before us, anybody may do it.
+    Then the id goes to a stranger only when nobody is left in the group.
+    """
+    dead = select.poll()
+    dead.register(worker.pidfd, select.POLLIN)
+    if not dead.poll(0):
+        return True
+    try:
+        state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # A real-time one.
+
+
+def _parse(data: bytes) -> object:
+    try:
+        parsed: object = json.loads(data)
+    except ValueError:
+        return None
+    return parsed
+
+
+async def _end(process: _Process) -> int:
+    """End a template, which kills and reaps what is below it; its exit status."""
+    trio.lowlevel.notify_closing(process.socket)
+    process.socket.close()
+    pidfd = os.pidfd_open(process.process.pid)
+    try:
+        with trio.move_on_after(CLOSE_GRACE):
+            await trio.lowlevel.wait_readable(pidfd)
+        process.process.kill()
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+    return process.process.wait()
 
 
 @define(eq=False)
@@ -588,8 +717,8 @@ class ProcessSpawner:
         if process is None or process.process.poll() is not None:
             # Not in a thread: the kernel ends a template with the thread that started it.
             process = _start_process()
-        template = ProcessTemplate(process, on_event, nursery)
-        template.load(bundle, settings)
+        template = ProcessTemplate(process, on_event, nursery, settings)
+        template.load(bundle)
         return template
 
     def close(self) -> None:

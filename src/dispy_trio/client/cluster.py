@@ -87,6 +87,28 @@ class ClusterSettings:
 
 
 @define(eq=False)
+class Doors:
+    """What a client is given of the outside world: network, secret, and random hex digits."""
+
+    net: seams.Net
+    secret: Secret
+    draw_token: Callable[[int], str]
+
+
+def real_doors(settings: ClusterSettings) -> Doors:
+    """The doors of a real machine.
+
+    Raises:
+        SecretFileError: the secret can't be had.
+    """
+    return Doors(
+        TcpNet(),
+        load_secret(settings.secret_file),
+        lambda digits: secrets.token_hex(digits // 2),
+    )
+
+
+@define(eq=False)
 class Engine:
     """One computation on its nodes, run inside a Trio nursery.
 
@@ -94,8 +116,7 @@ class Engine:
     """
 
     settings: ClusterSettings
-    net: seams.Net
-    secret: Secret
+    doors: Doors
     session: str
     on_ended: Callable[[Sequence[Job]], None]
     """Told of all jobs that ended, after their waiters."""
@@ -218,8 +239,9 @@ class Engine:
             key=key,
             host=host,
             port=port,
-            net=self.net,
-            secret=self.secret.value,
+            net=self.doors.net,
+            secret=self.doors.secret.value,
+            draw_token=self.doors.draw_token,
             make_hello=self._hello,
             pulse_interval=self.settings.pulse_interval,
             feed=self._feed,
@@ -234,7 +256,7 @@ class Engine:
             role,
             kind,
             self.session,
-            secrets.token_bytes(NONCE_SIZE),
+            bytes.fromhex(self.doors.draw_token(2 * NONCE_SIZE)),
         )
 
     async def _keep_embedded(self, embedded: EmbeddedNode) -> None:
@@ -297,14 +319,15 @@ async def open_engine(
     opening: messages.OpenComputation,
     settings: ClusterSettings,
     on_ended: Callable[[Sequence[Job]], None],
-    embedded: EmbeddedNode | None,
+    embedded: EmbeddedNode | None = None,
+    doors: Doors | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine round a block; leaving it closes the computation everywhere."""
+    doors = doors or real_doors(settings)
     engine = Engine(
         settings=settings,
-        net=TcpNet(),
-        secret=load_secret(settings.secret_file),
-        session=secrets.token_hex(16),
+        doors=doors,
+        session=doors.draw_token(32),
         on_ended=on_ended,
         embedded=embedded,
     )

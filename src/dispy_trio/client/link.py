@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +48,7 @@ class NodeLink:
     secret: bytes = field(repr=False)
     pulse_interval: float
     make_hello: Callable[[Role, Kind], Hello]
+    draw_token: Callable[[int], str]
     feed: Callable[[ClusterEvent], None]
     troubles: dict[str, str]
     """Shared: why nodes can't be used now."""
@@ -257,7 +257,7 @@ class NodeLink:
             self._on_message(message)
 
     def _offer_segments(self, peer: Peer) -> None:
-        token = secrets.token_bytes(16)
+        token = bytes.fromhex(self.draw_token(32))
         self._offered = offer(token)
         peer.send_nowait(messages.OfferSegments(os.getpid(), self._offered, token))
 

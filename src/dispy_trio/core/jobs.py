@@ -9,10 +9,16 @@ node that was thought lost comes back with that same attempt.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import Enum
+from typing import TypeVar
+
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Job, JobStatus, Outcome
 
 __all__ = ["ENDED", "MOVES", "draw", "has_ended", "move", "status_of", "try_again"]
+
+S = TypeVar("S", bound=Enum)
 
 _S = JobStatus
 
@@ -81,11 +87,12 @@ def status_of(outcome: int) -> JobStatus:
     return _S.Terminated
 
 
-def draw() -> str:
-    """The table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", "    [*] --> Created"]
-    for source, targets in MOVES.items():
-        lines += [f"    {source.name} --> {target.name}" for target in sorted(targets)]
-        if source in ENDED:
+def draw(moves: Mapping[S, frozenset[S]]) -> str:
+    """A table of moves as a Mermaid state diagram; its first state is where life begins."""
+    lines = ["stateDiagram-v2", f"    [*] --> {next(iter(moves)).name}"]
+    for source, targets in moves.items():
+        ordered = sorted(targets, key=lambda state: list(moves).index(state))
+        lines += [f"    {source.name} --> {target.name}" for target in ordered]
+        if not targets:
             lines.append(f"    {source.name} --> [*]")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

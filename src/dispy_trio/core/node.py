@@ -35,7 +35,14 @@ from dispy_trio.core import events as e
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Outcome
 
-__all__ = ["NodeJob", "NodeMachine", "NodeMachineEvent", "TemplateReport", "WorkerState"]
+__all__ = [
+    "WORKER_MOVES",
+    "NodeJob",
+    "NodeMachine",
+    "NodeMachineEvent",
+    "TemplateReport",
+    "WorkerState",
+]
 
 WORKER_SECONDS = 0.004
 """Work to keep waiting inside a worker."""

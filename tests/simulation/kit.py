@@ -16,6 +16,7 @@ from dispy_trio import messages, seams
 from dispy_trio.client.cluster import ClusterSettings, Doors, Engine, open_engine
 from dispy_trio.client.jobs import DispyJob
 from dispy_trio.config import NodeSettings
+from dispy_trio.errors import ConnectionLost
 from dispy_trio.models import Job, Outcome
 from dispy_trio.runtime.secret import Secret
 from dispy_trio.runtime.store import DiskStore
@@ -207,7 +208,12 @@ class Simulation:
         settings = NodeSettings(host=name, port=PORT, name=name, pulse_interval=1.0)
         with trio.CancelScope() as scope:
             self.scopes[name] = scope
-            await run_node(settings, outside, task_status=task_status)
+            try:
+                await run_node(settings, outside, task_status=task_status)
+            except* ConnectionLost:
+                # What a dead machine's program would have seen of its own sockets.
+                if not scope.cancel_called:
+                    raise
 
     def crash(self, name: str) -> None:
         """The machine loses power."""

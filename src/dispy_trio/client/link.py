@@ -229,6 +229,7 @@ class NodeLink:
         peer = Peer(name, theirs, self.pulse_interval, stream)
         self._received.clear()
         self._held.clear()
+        failure: DispyError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._open_bulk, peer, theirs)
             try:
@@ -237,15 +238,22 @@ class NodeLink:
                     self._make_room,
                     self._on_blob,
                 )
+            except DispyError as exc:
+                failure = exc  # Raised below: a nursery would wrap it into a group.
             finally:
-                self._peer = None
-                self._neighbour = 0
-                self._withdraw_offer()
-                for segment in [*(segment for segment, _ in self._lent.values()), *self._spare]:
-                    os.close(segment)
-                self._lent.clear()
-                self._spare.clear()
+                self._forget_session()
                 nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    def _forget_session(self) -> None:
+        self._peer = None
+        self._neighbour = 0
+        self._withdraw_offer()
+        for segment in [*(segment for segment, _ in self._lent.values()), *self._spare]:
+            os.close(segment)
+        self._lent.clear()
+        self._spare.clear()
 
     def _first_or_later(self, peer: Peer, theirs: Hello, message: messages.Message) -> None:
         if isinstance(message, messages.SessionState):

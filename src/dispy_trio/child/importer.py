@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import CodeType, ModuleType
 
-__all__ = ["BundleImporter", "Source", "install"]
+__all__ = ["BundleImporter", "Source", "install", "write_out"]
 
 Source = tuple[str, bool, str]
 """Text of the module, whether it is a package, and the file it came from, for tracebacks."""
@@ -47,7 +48,16 @@ class BundleImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return compile(source, filename, "exec", dont_inherit=True)
 
 
+def write_out(sources: Mapping[str, Source], directory: str) -> None:
+    """Put the sources into files too, for interpreters that jobs start (`multiprocessing`, say)."""
+    for name, (text, is_package, _) in sources.items():
+        path = os.path.join(directory, *name.split("."))
+        path = os.path.join(path, "__init__.py") if is_package else f"{path}.py"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
 def install(sources: Mapping[str, Source]) -> None:
     """Have the sources found before anything that is installed here."""
-    if sources:
-        sys.meta_path.insert(0, BundleImporter(sources))
+    sys.meta_path.insert(0, BundleImporter(sources))

@@ -37,11 +37,12 @@ class _Raw:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: bytes | bytearray) -> None:
+    def __init__(self, value: bytes | bytearray | memoryview) -> None:
         self.value = value
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return type(self.value), (pickle.PickleBuffer(self.value),)
+        kind = bytearray if type(self.value) is bytearray else bytes
+        return kind, (pickle.PickleBuffer(self.value),)
 
 
 def shield(value: Any) -> Any:
@@ -49,6 +50,9 @@ def shield(value: Any) -> Any:
     kind = type(value)
     if kind is bytes or kind is bytearray:
         return _Raw(value) if len(value) >= BIG else value
+    if kind is memoryview and value.c_contiguous:
+        # It comes out as bytes, as from cloudpickle.
+        return _Raw(value) if value.nbytes >= BIG else bytes(value)
     if kind is tuple:
         return tuple([shield(item) for item in value])
     return value

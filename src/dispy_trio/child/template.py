@@ -132,7 +132,11 @@ class Template:
             with open(bundle, "rb") as file:
                 file.seek(0)  # The offset is shared with whoever wrote it.
                 sources, pickled = pickle.loads(file.read())
-            importer.install(sources)
+            if sources:
+                importer.install(sources)
+                written = os.path.join(settings["directory"], ".modules")
+                importer.write_out(sources, written)
+                sys.path.insert(1, written)
             self._function = pickle.loads(pickled)
         except BaseException as exc:
             text = "".join(traceback.format_exception(exc))

@@ -11,17 +11,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
 from attrs import define, frozen
 
 from dispy_trio.child import parts
+from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
     JobFailed,
     PickleArgumentError,
@@ -99,7 +96,7 @@ def pack_computation(computation: Callable[..., Any]) -> Bundle:
         pickled = cloudpickle.dumps(computation, 5)
     except Exception as exc:
         raise PickleArgumentError(f"the computation {name!r} cannot be pickled: {exc}") from exc
-    data = pickle.dumps((_own_sources(), pickled), 5)
+    data = pickle.dumps((own_sources(), pickled), 5)
     return Bundle(name, hashlib.sha256(data).hexdigest(), data)
 
 
@@ -107,61 +104,6 @@ def _name_of(computation: Callable[..., Any]) -> str:
     if isinstance(computation, functools.partial):
         return _name_of(computation.func)
     return getattr(computation, "__name__", None) or type(computation).__name__
-
-
-def _own_sources() -> dict[str, tuple[str, bool, str]]:
-    """Sources of the modules loaded from the directory of the user's script."""
-    root = _project_directory()
-    foreign = _installed_directories()
-    sources: dict[str, tuple[str, bool, str]] = {}
-    for name, module in sorted(_loaded_modules()):
-        file = getattr(module, "__file__", None)
-        if name == "__main__" or not file or not file.endswith(".py"):
-            continue
-        path = Path(file)
-        if not path.is_relative_to(root) or any(path.is_relative_to(f) for f in foreign):
-            continue
-        is_package = path.name == "__init__.py"
-        sources[name] = (path.read_text(encoding="utf-8"), is_package, str(path))
-        if is_package:
-            sources.update(_package_sources(name, path.parent))
-    return sources
-
-
-def _loaded_modules() -> Iterator[tuple[str, ModuleType]]:
-    # A copy: another thread may be importing.
-    for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType):
-            yield name, module
-
-
-def _package_sources(name: str, directory: Path) -> Iterator[tuple[str, tuple[str, bool, str]]]:
-    """All of a package, also what is not loaded yet: its functions may import it later."""
-    for path in sorted(directory.rglob("*.py")):
-        relative = path.relative_to(directory).with_suffix("")
-        pieces = list(relative.parts)
-        is_package = pieces[-1] == "__init__"
-        if is_package:
-            pieces.pop()
-        if all(piece.isidentifier() for piece in pieces):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            yield ".".join([name, *pieces]), (text, is_package, str(path))
-
-
-def _project_directory() -> Path:
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    return Path(file).resolve().parent if file else Path.cwd()
-
-
-@functools.cache
-def _installed_directories() -> tuple[Path, ...]:
-    """Where installed things live, and this package itself."""
-    paths = sysconfig.get_paths()
-    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
-    found = {Path(paths[name]).resolve() for name in names}
-    here = Path(__file__).resolve().parents[1]
-    return (*sorted(found), here, here.with_name("dispy_mapreduce"))
 
 
 # --- arguments ---------------------------------------------------------------------------------

@@ -1,0 +1,188 @@
+"""The modules the user wrote himself: which they are, and their text.
+
+They are those that lie under the directory of the program that runs, and are not installed. What
+is loaded is taken, packages whole; and because a function may import more when it runs, what these
+modules import by name from under the same directory is taken too.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from attrs import define, field
+
+from dispy_trio.child.importer import Source
+
+__all__ = ["own_sources"]
+
+
+def own_sources() -> dict[str, Source]:
+    """Name to source of every module the user's functions may need."""
+    project = _Project(_project_directory(), _installed_directories())
+    for name, module in sorted(_loaded_modules()):
+        file = getattr(module, "__file__", None)
+        if file and file.endswith(".py"):
+            path = Path(file).resolve()
+            if name == "__main__":
+                # Its functions go by value, but what they import has to be there.
+                project.follow_imports(name, path, is_package=False)
+            elif project.owns(path):
+                project.add(name, path)
+    project.follow_all()
+    project.add_missing_parents()
+    return project.sources
+
+
+def _loaded_modules() -> Iterator[tuple[str, ModuleType]]:
+    # A copy: another thread may be importing.
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType):
+            yield name, module
+
+
+def _project_directory() -> Path:
+    """Where the program that runs lies; the current directory when it is interactive.
+
+    Also when it is an installed program that runs the user's code, such as a test runner.
+    """
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file:
+        directory = Path(file).resolve().parent
+        if not _is_installed(directory, _installed_directories()):
+            return directory
+    return Path.cwd().resolve()
+
+
+@functools.cache
+def _installed_directories() -> tuple[Path, ...]:
+    """Where installed things live, and this package itself."""
+    paths = sysconfig.get_paths()
+    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    found = {Path(paths[name]).resolve() for name in names}
+    here = Path(__file__).resolve().parents[1]
+    return (*sorted(found), here, here.with_name("dispy_mapreduce"))
+
+
+def _is_installed(path: Path, installed: tuple[Path, ...]) -> bool:
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return True
+    return any(path.is_relative_to(directory) for directory in installed)
+
+
+def _read(path: Path) -> str:
+    """The text, in whatever encoding the file says it is."""
+    return importlib.util.decode_source(path.read_bytes())
+
+
+@define
+class _Project:
+    """The sources under one directory."""
+
+    root: Path
+    installed: tuple[Path, ...]
+    sources: dict[str, Source] = field(factory=dict)
+    _pending: list[str] = field(factory=list)
+    """Modules whose imports were not looked at yet."""
+
+    def owns(self, path: Path) -> bool:
+        return path.is_relative_to(self.root) and not _is_installed(path, self.installed)
+
+    def add(self, name: str, path: Path) -> None:
+        """Take a module; a package with all that is in it."""
+        if name in self.sources:
+            return
+        is_package = path.name == "__init__.py"
+        self._take(name, path, is_package)
+        if not is_package:
+            return
+        for inner in sorted(path.parent.rglob("*.py")):
+            pieces = list(inner.relative_to(path.parent).with_suffix("").parts)
+            inner_is_package = pieces[-1] == "__init__"
+            if inner_is_package:
+                pieces.pop()
+            full = ".".join([name, *pieces])
+            if full not in self.sources and all(piece.isidentifier() for piece in pieces):
+                try:
+                    self._take(full, inner, inner_is_package)
+                except (SyntaxError, UnicodeDecodeError):
+                    # Nobody has loaded it, and nobody could: a template, say, or a test's data.
+                    continue
+
+    def _take(self, name: str, path: Path, is_package: bool) -> None:
+        self.sources[name] = (_read(path), is_package, str(path))
+        self._pending.append(name)
+
+    # --- what they import ----------------------------------------------------------------------
+    def follow_all(self) -> None:
+        """Add what the modules taken so far import, and what that imports."""
+        while self._pending:
+            name = self._pending.pop()
+            _, is_package, file = self.sources[name]
+            self.follow_imports(name, Path(file), is_package=is_package)
+
+    def follow_imports(self, name: str, path: Path, *, is_package: bool) -> None:
+        try:
+            tree = ast.parse(self.sources[name][0] if name in self.sources else _read(path))
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            return  # Not loaded as it is now; whoever imports it will hear.
+        package = name if is_package else name.rpartition(".")[0]
+        for node in ast.walk(tree):
+            for imported in _imported_names(node, package):
+                self._add_by_name(imported)
+
+    def _add_by_name(self, name: str) -> None:
+        """Add a module that is not loaded, when its file lies under our directory."""
+        pieces = name.split(".")
+        # A package brings all that is in it.
+        if any(".".join(pieces[:count]) in self.sources for count in range(1, len(pieces) + 1)):
+            return
+        if pieces[0] in sys.modules and not self._is_own_namespace(pieces[0]):
+            return
+        for directory in self._search_path():
+            for count in range(1, len(pieces) + 1):
+                place = directory.joinpath(*pieces[:count])
+                for file in (place / "__init__.py", place.with_suffix(".py")):
+                    if file.is_file() and self.owns(file.resolve()):
+                        self.add(".".join(pieces[:count]), file.resolve())
+                        return
+
+    def _is_own_namespace(self, name: str) -> bool:
+        """Is this loaded module a directory of ours without ``__init__.py``?"""
+        module = sys.modules[name]
+        if getattr(module, "__file__", None) is not None:
+            return False
+        return any(self.owns(Path(place).resolve()) for place in getattr(module, "__path__", ()))
+
+    def _search_path(self) -> list[Path]:
+        inside = (Path(entry or ".").resolve() for entry in sys.path)
+        return list(dict.fromkeys([self.root, *(path for path in inside if self.owns(path))]))
+
+    def add_missing_parents(self) -> None:
+        """Directories without ``__init__.py`` are packages too, and have no source."""
+        for name in list(self.sources):
+            while (name := name.rpartition(".")[0]) and name not in self.sources:
+                self.sources[name] = ("", True, "<namespace package>")
+
+
+def _imported_names(node: ast.AST, package: str) -> Iterator[str]:
+    """Modules that an import statement may mean."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            parents = package.split(".") if package else []
+            kept = parents[: len(parents) - node.level + 1]
+            base = ".".join([*kept, base] if base else kept)
+        if base:
+            yield base
+        for alias in node.names:
+            if alias.name != "*":
+                yield f"{base}.{alias.name}" if base else alias.name

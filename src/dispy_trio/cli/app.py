@@ -127,6 +127,52 @@ def node(
     )
 
 
+@app.command(
+    epilog="Example: [bold]dispy-trio mapreduce wordcount.py 'books/*.txt' --output counts[/]"
+)
+def mapreduce(
+    program: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE_OR_FILE",
+            help="Defines mapper, reducer and, if it likes, combiner.",
+            show_default=False,
+        ),
+    ],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Files or patterns, read as lines.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write part files into this folder instead of lines to stdout."),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Run on this node, repeatable; on this machine when absent."
+        ),
+    ] = None,
+    partitions: Annotated[
+        int | None, typer.Option(min=1, help="Parts of the result; chosen when not given.")
+    ] = None,
+) -> None:
+    """Run a map_reduce over files: prints a line KEY TAB VALUE for each key."""
+    from dispy_trio.cli.mapreduce import run
+
+    run(program, inputs, output, node, partitions)
+
+
+@app.command(epilog='Example: [bold]scp "$(dispy-trio secret)" other:.config/dispy-trio/secret[/]')
+def secret() -> None:
+    """Print the path of the secret file that nodes and clients share; make it when missing."""
+    from dispy_trio.runtime.secret import load_secret
+
+    typer.echo(load_secret().path)
+
+
 def main() -> None:
     """Run the command; turn our own errors into one line and an exit status."""
     from dispy_trio.errors import (

@@ -128,7 +128,8 @@ class JobCluster(Generic[P, T]):
             trio.run(self._main)
         except BaseException as exc:
             self._failure = exc
-            log.error("cluster %s failed: %s", self.name, exc)
+            if self._engine is not None:
+                log.error("cluster %s: %s", self.name, exc)
         finally:
             self._end_what_is_left()
             self._started.set()
@@ -320,7 +321,8 @@ class JobCluster(Generic[P, T]):
                     raise failure
         finally:
             for job, _ in pending:
-                self.cancel(job)
+                if not job.ended:
+                    self.cancel(job)
 
     def _map_window(self) -> int:
         """Chunks to have under way."""

@@ -37,7 +37,7 @@ from dispy_trio.config import DEFAULT_PORT, PULSE_INTERVAL
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
-from dispy_trio.errors import ClusterClosed, ConnectError
+from dispy_trio.errors import ClusterClosed, ClusterFailed, ConnectError
 from dispy_trio.models import ClusterStatus, Job
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
@@ -332,23 +332,38 @@ async def open_engine(
         embedded=embedded,
     )
     engine.open(opening)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        terminate = True
-        try:
-            if settings.connect_timeout is not None:
-                await engine.wait_usable(settings.connect_timeout)
-            yield engine
-            terminate = False
-        finally:
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            try:
+                if settings.connect_timeout is not None:
+                    await engine.wait_usable(settings.connect_timeout)
+                yield engine
+            except BaseException as exc:
+                # Raised below: the nursery would wrap what is the caller's into a group.
+                error = exc
             # Without end when jobs are to finish, bounded when they are to be stopped.
-            with trio.CancelScope(shield=terminate):
-                await engine.shut_down(terminate=terminate)
+            with trio.CancelScope(shield=error is not None):
+                await engine.shut_down(terminate=error is not None)
             nursery.cancel_scope.cancel()
-            if embedded is not None:
-                embedded.end()
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+    except BaseExceptionGroup as group:
+        ours, others = group.split(Exception)
+        if ours is None or others is not None:
+            raise
+        raise ClusterFailed(f"the cluster failed: {_innermost(ours)}") from group
+    finally:
+        if embedded is not None:
+            embedded.end()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+    if error is not None:
+        raise error
+
+
+def _innermost(group: BaseExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _innermost(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def make_opening(

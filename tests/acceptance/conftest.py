@@ -1,0 +1,157 @@
+"""Real processes on the addresses of loopback.
+
+Rules: every process is started through a fixture that ends it; every wait is for an event (a line
+of output, the end of a process) under a limit; processes are recognised by a mark in their
+environment, so that "nothing is left" can be seen from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from attrs import define, field
+
+LIMIT = 30.0
+"""Seconds that anything may take before the test fails."""
+
+
+@define(eq=False)
+class World:
+    """The environment of one test, and the processes started in it."""
+
+    tmp_path: Path
+    mark: str
+    processes: list[subprocess.Popen[str]] = field(factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        config = self.tmp_path / "config"
+        return {
+            **os.environ,
+            "XDG_CONFIG_HOME": str(config),
+            "ACCEPTANCE_MARK": self.mark,
+            "TMPDIR": str(self.tmp_path),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, *command: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            cwd=cwd or self.tmp_path,
+        )
+        self.processes.append(process)
+        return process
+
+    def start_node(
+        self, host: str = "127.0.0.1", *options: str, prefix: tuple[str, ...] = ()
+    ) -> Node:
+        """Start a node and wait until it says where it listens."""
+        process = self.start(
+            *prefix,
+            sys.executable,
+            "-m",
+            "dispy_trio",
+            "node",
+            "--host",
+            host,
+            "--port",
+            "0",
+            *options,
+        )
+        line = self.read_line(process)
+        assert line.startswith("listening on "), line
+        return Node(process, line.removeprefix("listening on ").strip())
+
+    def read_line(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], LIMIT)
+        assert ready, "no line of output in time"
+        line = process.stdout.readline()
+        if not line:
+            raise AssertionError(f"it ended: {process.communicate()[1]}")
+        return line
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def run(self, script: str, *args: str, name: str = "program.py") -> str:
+        """Run a program to its end; return what it printed."""
+        path = self.write(name, script)
+        process = self.start(sys.executable, path, *args)
+        out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, err
+        return out
+
+    def marked(self) -> list[int]:
+        """Ids of the living processes of this test."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+                continue
+            try:
+                environment = (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue  # It has ended meanwhile.
+            if self.mark.encode() in environment and state != "Z":
+                found.append(int(entry.name))
+        return found
+
+    def wait_until_gone(self, but: tuple[int, ...] = ()) -> None:
+        """Wait until no process of this test is left, but those given."""
+        until = time.monotonic() + LIMIT
+        while left := [pid for pid in self.marked() if pid not in but]:
+            assert time.monotonic() < until, [
+                Path(f"/proc/{pid}/cmdline").read_text() for pid in left
+            ]
+            time.sleep(0.05)  # Their end can't be waited for: they are not our children.
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+        left = self.marked()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"processes were left: {left}"
+
+
+@define
+class Node:
+    """A node process and its address."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path, uuid.uuid4().hex)
+    yield world
+    world.end()
+
+
+StartNode = Callable[..., Node]

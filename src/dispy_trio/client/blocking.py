@@ -115,10 +115,13 @@ class JobCluster(Generic[P, T]):
         )
         self._thread.start()
         self._started.wait()
+        self._check_started()
+        _open_clusters.append(self)
+
+    def _check_started(self) -> None:
         if self._failure is not None:
             self._thread.join()
             raise self._failure
-        _open_clusters.append(self)
 
     # --- the engine's thread -------------------------------------------------------------------
     def _run(self) -> None:
@@ -314,7 +317,8 @@ class JobCluster(Generic[P, T]):
                 assert job.start_time is not None
                 assert job.end_time is not None
                 sizer.observe(count, job.end_time - job.start_time)
-                values, failure = unpack_calls(job.result)
+                reply: Any = job.result
+                values, failure = unpack_calls(reply)
                 ahead -= count
                 yield from values
                 if failure is not None:

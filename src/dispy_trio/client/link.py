@@ -55,7 +55,7 @@ class NodeLink:
     fatal: bool = False
     """The first node of our own: when it goes, there is no use in dialling again."""
     _peer: Peer | None = None
-    _leaving: bool = False
+    _leaving: trio.Event = field(factory=trio.Event)
     _next_blob: int = 1
     _neighbour: int = 0
     """Process id of a node on this machine that shares segments with us."""
@@ -141,7 +141,7 @@ class NodeLink:
 
     def goodbye(self) -> None:
         """Leave for good."""
-        self._leaving = True
+        self._leaving.set()
         if self._peer is not None:
             self._peer.close("the cluster is closed")
 
@@ -192,10 +192,10 @@ class NodeLink:
         """Keep the session until `goodbye`. An unreachable node is retried for ever."""
         retry = FIRST_RETRY
         lost_since: float | None = None
-        while not self._leaving:
+        while not self._leaving.is_set():
             try:
                 await self._one_session()
-                if self._leaving:
+                if self._leaving.is_set():
                     return
                 reason = "it said goodbye"
                 self.feed(e.NodeLost(self.key, reason))
@@ -217,7 +217,7 @@ class NodeLink:
                         self.feed(e.NodeLost(self.key, reason))
                         lost_since = None
             self.troubles[self.key] = reason
-            if self._leaving:
+            if self._leaving.is_set():
                 return
             await trio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)

@@ -90,6 +90,10 @@ class _Project:
     sources: dict[str, Source] = field(factory=dict)
     _pending: list[str] = field(factory=list)
     """Modules whose imports were not looked at yet."""
+    _search: list[Path] = field(factory=list)
+    """What of ``sys.path`` is ours."""
+    _seen: set[str] = field(factory=set)
+    """Names looked for."""
 
     def owns(self, path: Path) -> bool:
         return path.is_relative_to(self.root) and not _is_installed(path, self.installed)
@@ -133,12 +137,15 @@ class _Project:
         except (OSError, SyntaxError, UnicodeDecodeError):
             return  # Not loaded as it is now; whoever imports it will hear.
         package = name if is_package else name.rpartition(".")[0]
-        for node in ast.walk(tree):
-            for imported in _imported_names(node, package):
+        for statement in _statements(tree):
+            for imported in _imported_names(statement, package):
                 self._add_by_name(imported)
 
     def _add_by_name(self, name: str) -> None:
         """Add a module that is not loaded, when its file lies under our directory."""
+        if name in self._seen:
+            return
+        self._seen.add(name)
         pieces = name.split(".")
         # A package brings all that is in it.
         if any(".".join(pieces[:count]) in self.sources for count in range(1, len(pieces) + 1)):
@@ -161,14 +168,29 @@ class _Project:
         return any(self.owns(Path(place).resolve()) for place in getattr(module, "__path__", ()))
 
     def _search_path(self) -> list[Path]:
-        inside = (Path(entry or ".").resolve() for entry in sys.path)
-        return list(dict.fromkeys([self.root, *(path for path in inside if self.owns(path))]))
+        if not self._search:
+            inside = (Path(entry or ".").resolve() for entry in sys.path)
+            found = [self.root, *(path for path in inside if self.owns(path))]
+            self._search = list(dict.fromkeys(found))
+        return self._search
 
     def add_missing_parents(self) -> None:
         """Directories without ``__init__.py`` are packages too, and have no source."""
         for name in list(self.sources):
             while (name := name.rpartition(".")[0]) and name not in self.sources:
                 self.sources[name] = ("", True, "<namespace package>")
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All statements, also inside of others; expressions, which are most of a tree, are left out."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):
+                pending += inner
 
 
 def _imported_names(node: ast.AST, package: str) -> Iterator[str]:

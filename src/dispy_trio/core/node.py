@@ -29,9 +29,10 @@ from typing import Any, assert_never
 
 from attrs import define, field
 
-from dispy_trio import messages, seams
+from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
+from dispy_trio.core import workers
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Outcome
 
@@ -62,11 +63,11 @@ STILLBORN_LIMIT = 3
 
 @define
 class TemplateReport:
-    """A `seams.TemplateEvent` with the computation it is about."""
+    """A `workers.TemplateEvent` with the computation it is about."""
 
     session: str
     computation: int
-    event: seams.TemplateEvent
+    event: workers.TemplateEvent
 
 
 NodeMachineEvent = (
@@ -112,7 +113,7 @@ WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
 
 
 @define(eq=False, kw_only=True)
-class NodeJob(seams.WorkerJob):
+class NodeJob(workers.WorkerJob):
     """One job on this node. Its `sequence` is 0 while it waits here."""
 
     number: int
@@ -393,36 +394,36 @@ class NodeMachine:
 
     # --- what templates and workers tell -------------------------------------------------------
     def _on_report(
-        self, session: Session, computation: Computation, report: seams.TemplateEvent
+        self, session: Session, computation: Computation, report: workers.TemplateEvent
     ) -> None:
         if computation.state is Loading.CLOSING:
             # All its jobs have ended; what its dying processes still say changes nothing.
-            if isinstance(report, seams.WorkerResults):
+            if isinstance(report, workers.WorkerResults):
                 for result in report.results:
                     if result.segment is not None:
                         self._out.append(c.ReleaseSegment(result.segment))
             return
         match report:
-            case seams.WorkerResults(worker=number, results=results):
+            case workers.WorkerResults(worker=number, results=results):
                 self._results(session, computation, computation.workers[number], results)
-            case seams.WorkerStarted(worker=number):
+            case workers.WorkerStarted(worker=number):
                 worker = computation.workers[number]
                 if worker.state is WorkerState.STARTING:
                     worker.move(WorkerState.IDLE)
                     self._give_slot_back(worker)
-            case seams.WorkerRecalled(worker=number, started=started):
+            case workers.WorkerRecalled(worker=number, started=started):
                 self._recalled(session, computation, computation.workers[number], started)
-            case seams.WorkerDied():
+            case workers.WorkerDied():
                 self._worker_died(session, computation, report)
-            case seams.TemplateReady():
+            case workers.TemplateReady():
                 if computation.state is Loading.LOADING:
                     computation.state = Loading.READY
                     self._send(session, messages.ComputationReady(computation.number))
-            case seams.TemplateFailed(text=text):
+            case workers.TemplateFailed(text=text):
                 self._fail(session, computation, text)
-            case seams.TemplateDied(text=text):
+            case workers.TemplateDied(text=text):
                 self._fail(session, computation, f"its process ended: {text}")
-            case seams.WorkerCall():
+            case workers.WorkerCall():
                 # Answered by the shell: it is about files, not about jobs.
                 return
             case _:
@@ -433,7 +434,7 @@ class NodeMachine:
         session: Session,
         computation: Computation,
         worker: Worker,
-        results: Sequence[seams.WorkerResult],
+        results: Sequence[workers.WorkerResult],
     ) -> None:
         jobs = session.jobs
         ended = session.ended
@@ -521,7 +522,7 @@ class NodeMachine:
             self._check_drained(session, computation)
 
     def _worker_died(
-        self, session: Session, computation: Computation, report: seams.WorkerDied
+        self, session: Session, computation: Computation, report: workers.WorkerDied
     ) -> None:
         worker = computation.workers.pop(report.worker)
         self._give_slot_back(worker)

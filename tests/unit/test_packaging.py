@@ -36,8 +36,8 @@ def unpack(packed: bytes | Parts) -> tuple[tuple[Any, ...], dict[str, Any]]:
         loaded: tuple[tuple[Any, ...], dict[str, Any]] = pickle.loads(packed)
         return loaded
     blob = memoryview(bytearray(b"".join(packed.padded())))
-    loaded = parts.load(parts.split(blob, packed.sizes))
-    return loaded
+    args, kwargs = parts.load(parts.split(blob, packed.sizes))
+    return args, kwargs
 
 
 # --- arguments ---------------------------------------------------------------------------------

@@ -78,7 +78,10 @@ class Template:
                     self._on_death(descriptor)
 
     def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
-        socket.send_fds(self._supervisor, [json.dumps(message).encode()], descriptors)
+        try:
+            socket.send_fds(self._supervisor, [json.dumps(message).encode()], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            self._end()
 
     def _on_message(self) -> None:
         try:

@@ -365,6 +365,76 @@ trio.run(main)
     assert not sleepers
 
 
+def test_an_embedded_node_ends_with_its_killed_client(world: World) -> None:
+    script = (
+        PRELUDE
+        + """
+def compute(n):
+    import subprocess
+    subprocess.run(["sleep", "60"])
+
+cluster = dispy.JobCluster(compute)
+jobs = [cluster.submit(n) for n in range(10)]
+while not any(job.status == dispy.DispyJob.Running for job in jobs):
+    time.sleep(0.01)
+print("running", flush=True)
+jobs[0]()
+"""
+    )
+    program = world.start(sys.executable, world.write("program.py", script))
+    world.read_line(program)
+    program.kill()
+    program.wait(timeout=LIMIT)
+    world.wait_until_gone()
+
+
+def test_a_node_lives_on_when_a_client_is_killed(world: World) -> None:
+    node = world.start_node("127.0.0.2", "--cpus", "1")
+    path = world.write(
+        "program.py",
+        PRELUDE
+        + """
+cluster = dispy.JobCluster(time.sleep, nodes=nodes)
+job = cluster.submit(1)
+while job.status != dispy.DispyJob.Running:
+    time.sleep(0.01)
+print("running", flush=True)
+job()
+""",
+    )
+    program = world.start(sys.executable, path, node.address)
+    world.read_line(program)
+    program.kill()
+    program.wait(timeout=LIMIT)
+    # The job that ran goes on, and the slot is free for others after it.
+    script = PRELUDE + "print(dispy.JobCluster(abs, nodes=nodes).submit(-7)())"
+    assert world.run(script, node.address, name="other.py") == "7\n"
+
+
+def test_all_processes_of_a_killed_node_go_with_it(world: World) -> None:
+    node = world.start_node("127.0.0.2", "--cpus", "1")
+    script = (
+        PRELUDE
+        + """
+cluster = dispy.JobCluster(time.sleep, nodes=nodes)
+job = cluster.submit(60)
+while job.status != dispy.DispyJob.Running:
+    time.sleep(0.01)
+print("running", flush=True)
+job()
+print(job.status.name, job.exception)
+cluster.close(terminate=True)
+"""
+    )
+    program = world.start(sys.executable, world.write("program.py", script), node.address)
+    world.read_line(program)
+    node.process.kill()
+    out, err = program.communicate(timeout=LIMIT)
+    assert program.returncode == 0, err
+    assert out.startswith("Abandoned"), out
+    world.wait_until_gone()
+
+
 def test_a_node_that_is_told_to_stop_leaves_nothing(world: World) -> None:
     node = world.start_node("127.0.0.2")
     script = (

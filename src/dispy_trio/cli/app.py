@@ -106,14 +106,14 @@ def node(
         typer.Option(help="Write the port to this file once listening, for scripts."),
     ] = None,
     daemon: Annotated[
-        bool, typer.Option("--daemon", help="Do not read commands from the terminal.")
+        bool, typer.Option("--daemon", help="For services; a node reads nothing from the terminal.")
     ] = False,
 ) -> None:
     """Run jobs of clients on this machine, until Ctrl-C."""
     from dispy_trio.cli.node import run
     from dispy_trio.config import NodeSettings
 
-    del daemon  # There are no commands to read yet; services pass it all the same.
+    del daemon  # Nothing is read from the terminal in any case.
     run(
         NodeSettings(
             host=host,

@@ -288,7 +288,7 @@ class Engine:
         with trio.move_on_after(timeout) as scope:
             await self.usable.wait()
         if scope.cancelled_caught:
-            reasons = "; ".join(f"{k}: {v}" for k, v in self.troubles.items())
+            reasons = "; ".join(self.troubles.values())
             raise ConnectError(f"no node is usable after {timeout:g} s: {reasons or 'no answer'}")
 
     async def shut_down(self, *, terminate: bool) -> None:

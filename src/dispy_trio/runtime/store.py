@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
 from attrs import define
 
+from dispy_trio.errors import LocalError
 from dispy_trio.runtime.segments import map_segment
 
 __all__ = ["DiskStore"]
@@ -23,6 +25,11 @@ class DiskStore:
     def make_directory(self, name: str) -> str:
         """Make a fresh directory, 0700, whose name begins with `name`; return its path."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # It may lie in a folder that all users write to: somebody else may have made it.
+        status = self.root.lstat()
+        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+            raise LocalError(f"{self.root} belongs to another user; choose --dest-path-prefix")
+        self.root.chmod(0o700)
         return tempfile.mkdtemp(prefix=f"{name}-", dir=self.root)
 
     def remove_directory(self, path: str) -> None:

@@ -184,7 +184,7 @@ class NodeService:
             template = await self.outside.spawner.open_template(
                 command.bundle, settings, report, self.work
             )
-        except OSError as exc:
+        except (OSError, DispyError) as exc:
             report(seams.TemplateFailed(f"node {self.machine.name} can't start it: {exc}"))
             return
         computation.template = template

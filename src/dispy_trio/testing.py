@@ -115,9 +115,12 @@ class _Pipe:
 
     def push(self, data: memoryview) -> int:
         """Take what there is room for."""
-        count = min(len(data), self.room())
-        if count <= 0:
+        room = self.room()
+        # As TCP does: a window that opened by a little is not worth a piece of its own, or the
+        # pieces get smaller and smaller.
+        if room < min(len(data), self.capacity // 4):
             return 0
+        count = min(len(data), room)
         breaks = self.link.carried + count >= self.link.breaks_at
         if breaks:
             count = int(self.link.breaks_at) - self.link.carried

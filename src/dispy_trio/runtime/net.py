@@ -325,10 +325,12 @@ class TcpNet:
         return TcpListener(sock, bound, None if plain else _server_context(), self.force_tls)
 
 
-def _reason(exc: OSError) -> str:
-    if isinstance(exc.__cause__, BaseExceptionGroup) and exc.__cause__.exceptions:
-        inner = exc.__cause__.exceptions[0]
-        return str(getattr(inner, "strerror", None) or inner)
-    if exc.__cause__ is not None and isinstance(exc.__cause__, OSError):
-        return str(exc.__cause__.strerror or exc.__cause__)
-    return str(exc.strerror or exc)
+def _reason(exc: BaseException) -> str:
+    """Why, in the system's words, without the addresses that Trio adds."""
+    if isinstance(exc.__cause__, BaseExceptionGroup):
+        return _reason(exc.__cause__.exceptions[0])
+    if isinstance(exc.__cause__, OSError):
+        return _reason(exc.__cause__)
+    if isinstance(exc, OSError) and exc.errno and not isinstance(exc, socket.gaierror):
+        return os.strerror(exc.errno)
+    return str(getattr(exc, "strerror", None) or exc)

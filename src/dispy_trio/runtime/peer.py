@@ -367,21 +367,30 @@ class Peer:
             await self._wake_writer.wait()
 
     async def _heartbeat(self) -> None:
+        """Ping when we heard nothing, and also when we said nothing: while a large message is on
+        its way to us, the other side's own pings wait behind it, and it hears from us alone."""
         token = 0
+        said = self._messages_out
+        patience = MISSED_PULSES * self.pulse_interval
+        next_ping = trio.current_time() + self.pulse_interval
         while True:
-            due = trio.current_time() + self.pulse_interval
+            due = min(next_ping, self._last_heard + patience)
             await trio.sleep_until(due)
             now = trio.current_time()
             if now - due > self.pulse_interval:
                 # It is us who were away: suspended, stopped or overloaded. What the other side
                 # sent meanwhile is still to be read.
                 self._last_heard = now
-            silent = now - self._last_heard
-            if silent > MISSED_PULSES * self.pulse_interval:
+            if now >= self._last_heard + patience:
+                silent = now - self._last_heard
                 raise ConnectionLost(f"{self.name}: no sign of life for {silent:.1f} s")
-            if silent >= self.pulse_interval / 2:
-                token += 1
-                self.send_nowait(Ping(token))
+            if now >= next_ping:
+                next_ping = now + self.pulse_interval
+                heard_lately = now - self._last_heard < self.pulse_interval / 2
+                if not heard_lately or said == self._messages_out:
+                    token += 1
+                    self.send_nowait(Ping(token))
+                said = self._messages_out
 
     # --- blobs ---------------------------------------------------------------------------------
     async def _carry_blobs(

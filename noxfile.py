@@ -60,7 +60,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types."""
     session.install("-e", ".", *group("types"))
-    session.run("mypy", *session.posargs)
+    session.run("mypy", *(session.posargs or ["src", "benchmarks"]))
 
 
 @nox.session(python=PYTHONS)

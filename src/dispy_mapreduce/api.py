@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -181,16 +182,35 @@ async def map_reduce_async(
     if hasattr(factory, "next_done"):
         raise EngineMisused("an engine for programs that block can't serve a Trio program")
     completed = False
+    failures: list[Exception] = []
     try:
-        with show_progress(call.progress) as watcher:
+        with show_progress(call.progress) as watcher, _alone(failures):
             async with open_cluster_engine(call.plan.recipe, nodes, factory) as engine:
                 walk = Walk(call.plan, engine.slots, call.sink)
-                await walk_async(walk, engine, watcher)
+                try:
+                    await walk_async(walk, engine, watcher)
+                except Exception as error:
+                    failures.append(error)
+                    raise
         completed = True
     finally:
         if not completed:
             call.sink.abandon()
     return call.outcome(walk)
+
+
+@contextmanager
+def _alone(failures: list[Exception]) -> Iterator[None]:
+    """Raise the failure itself, not the groups that nurseries put round it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        _, others = group.split(lambda error: error in failures)
+        if others is not None:
+            raise
+    else:
+        return
+    raise failures[0]
 
 
 @frozen

@@ -1,8 +1,7 @@
 """Pairs as bytes: all keys in one column, all values in another.
 
 A column of text, bytes, small ints or floats is written whole, by one call into C, instead of
-object by object; that is several times faster than pickling, and smaller. Whatever does not fit is
-pickled. A column comes back with exactly the types it had.
+object by object, which is several times faster than pickling. Whatever does not fit is pickled. A column comes back with exactly the types it had.
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ CHUNK_PAIRS: Final = 1 << 15
 _HEADER = struct.Struct("<ccQQQ")
 """Kinds of the two columns, number of pairs, bytes of each column."""
 
-_TEXT, _BYTES, _INTS, _FLOATS, _PICKLED = b"S", b"B", b"I", b"D", b"P"
+_TEXT, _BYTES, _PICKLED, _FLOATS = b"S", b"B", b"P", b"d"
+_INTS = (b"i", b"q")
+"""Shorter ones first; these and `_FLOATS` are type codes of `array`."""
 
 
 def encode(keys: Sequence[Any], values: Sequence[Any]) -> bytes:
@@ -80,10 +81,11 @@ def _encode_column(column: Sequence[Any]) -> tuple[bytes, bytes]:
         if only is float:
             return _FLOATS, array("d", column).tobytes()
         if only is int:
-            try:
-                return _INTS, array("q", column).tobytes()
-            except OverflowError:
-                pass  # beyond 64 bits: pickled below
+            for kind in _INTS:
+                try:
+                    return kind, array(kind.decode(), column).tobytes()
+                except OverflowError:
+                    pass  # the next is longer; what is beyond 64 bits is pickled below
     listed = list(column)
     try:
         return _PICKLED, pickle.dumps(listed, protocol=5)
@@ -107,7 +109,7 @@ def _decode_column(kind: bytes, data: memoryview, count: int) -> list[Any]:
     if kind == _PICKLED:
         column: list[Any] = pickle.loads(data)
         return column
-    numbers = array("q" if kind == _INTS else "d")
+    numbers: array[Any] = array(kind.decode())
     numbers.frombytes(data)
     assert len(numbers) == count
     return numbers.tolist()

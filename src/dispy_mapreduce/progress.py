@@ -26,8 +26,9 @@ def show_progress(wanted: bool | None) -> Iterator[Watcher | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
     with Progress(
-        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        *columns, TimeElapsedColumn(), console=console, transient=console.is_terminal
     ) as progress:
         bars = {
             stage: progress.add_task(stage.name.lower(), total=None, visible=stage is Stage.MAP)

@@ -55,8 +55,10 @@ __all__ = [
     "run_task",
 ]
 
-_RECORD_BATCH = 1 << 20
+_TEXT_BATCH = 1 << 20
 """Bytes of text cut into lines at a time: little enough to stay in a processor's cache."""
+_RECORDS = 256
+"""Records that are objects, between two looks at the memory budget."""
 _SHOWN = 200
 """Characters shown of a record that the mapper failed at."""
 _HERE = str(Path(__file__).parent)
@@ -283,8 +285,12 @@ class _Blamed(Exception):
 
 def _batches(split: Split, recipe: Recipe) -> Iterator[_Batch]:
     if not isinstance(split, FileSplit):
-        records = [split.records] if isinstance(recipe.mapper, BlockMapper) else split.records
-        yield _Batch(records, None, 0, split.first)
+        if isinstance(recipe.mapper, BlockMapper):
+            yield _Batch([split.records], None, 0, split.first)
+            return
+        for start in range(0, len(split.records), _RECORDS):
+            records = split.records[start : start + _RECORDS]
+            yield _Batch(records, None, 0, split.first + start)
         return
     for piece in split.pieces:
         yield from _file_batches(piece, recipe)
@@ -297,7 +303,7 @@ def _file_batches(piece: Piece, recipe: Recipe) -> Iterator[_Batch]:
             content = block.decode(recipe.encoding, recipe.errors) if mapper.text else block
             yield _Batch([content], piece.path, offset, 0)
         return
-    for offset, block in read_blocks(piece, _RECORD_BATCH):
+    for offset, block in read_blocks(piece, _TEXT_BATCH):
         yield _Batch(_lines(block, recipe), piece.path, offset, 0)
 
 

@@ -91,7 +91,7 @@ def test_all_engines_give_the_same(text, run, case):
     expected = list(map_reduce(**options, inputs=text, cluster=InlineEngine()))
     result = RUNS[run](**options, inputs=text)
     assert sorted(result) == sorted(expected)
-    assert len(expected) == len({word for word in TEXT.split()})
+    assert len(expected) == len(set(TEXT.split()))
     for number in range(result.partitions):
         keys = [key for key, _ in result.partition(number)]
         assert keys == sorted(keys)

@@ -26,7 +26,7 @@ from dispy_mapreduce.folding import Fold, OfKeyAndValues, OfValues, understand
         (set, {1, 2, 3, 4}),
         (any, True),
         (statistics.mean, 2.5),
-        (lambda values: list(values)[0], 3),
+        (lambda values: next(iter(values)), 3),
         (lambda key, values: (key, sum(values)), ("k", 10)),
         (partial(sorted, reverse=True), [4, 3, 2, 1]),
         (lambda key, values, scale=2: scale * sum(values), 20),

@@ -1,6 +1,7 @@
 """Every line of a file belongs to exactly one range, wherever the file is cut."""
 
 import os
+from itertools import pairwise
 
 import pytest
 from attrs import evolve
@@ -84,7 +85,7 @@ def test_any_ranges_of_any_text(tmp_path_factory, lines, tail, cuts, block_size)
     whole = find_files([str(path)])[0]
     borders = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
     seen = b""
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in pairwise(borders):
         for offset, block in read_blocks(evolve(whole, start=start, stop=stop), block_size):
             assert offset == len(seen)
             seen += block

@@ -20,6 +20,8 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import trio
 from attrs import define
@@ -54,8 +56,20 @@ def _tune(sock: trio.socket.SocketType) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+    # To ask for less than the kernel would find out by itself makes it worse.
+    if _kernel_limit("wmem_max") >= SOCKET_BUFFER:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    if _kernel_limit("rmem_max") >= SOCKET_BUFFER:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+
+
+@cache
+def _kernel_limit(name: str) -> int:
+    """Bytes that a socket's buffer may be given; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/sys/net/core", name).read_text())
+    except OSError:
+        return 0
 
 
 @define(eq=False)

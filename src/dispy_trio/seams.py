@@ -76,8 +76,13 @@ class ByteStream(Protocol):
         """
         ...
 
-    def receive_nowait(self, buffer: memoryview) -> int:
-        """Put what is there at the start of `buffer`; 0 when nothing is, or the stream ended."""
+    def receive_nowait(self, buffer: memoryview) -> int | None:
+        """Put what is there at the start of `buffer`; None when nothing is, 0 at the end."""
+        ...
+
+    @property
+    def descriptor(self) -> int | None:
+        """To wait on outside of Trio, for streams that allow `receive_nowait` from any thread."""
         ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -239,12 +239,17 @@ class MemoryStream:
                 return
             await self._wait(self._outward, self._inward.reset_arrival())
 
-    def receive_nowait(self, buffer: memoryview) -> int:
-        """Put what is there at the start of `buffer`."""
+    def receive_nowait(self, buffer: memoryview) -> int | None:
+        """Put what is there at the start of `buffer`; None when nothing is."""
         if self._closed:
-            return 0
+            return None
         self._inward.land()
-        return self._inward.pull(buffer)
+        return self._inward.pull(buffer) or None
+
+    @property
+    def descriptor(self) -> int | None:
+        """None: there is none."""
+        return None
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes; 0 means the other end closed."""

@@ -219,10 +219,10 @@ class JobCluster(Generic[P, T]):
             # Set before the call: of many threads that see it set, one wake-up is enough, and
             # the engine looks at the queue after it has set it again.
             engine.wants_jobs = False
-            self._wake(engine, alone=self._ended + 1 == number)
+            self._wake(engine, job, alone=self._ended + 1 == number)
         return job
 
-    def _wake(self, engine: Engine, *, alone: bool) -> None:
+    def _wake(self, engine: Engine, job: DispyJob[Any], *, alone: bool) -> None:
         """Have the engine look at its queue."""
         if not alone:
             self._call_soon(engine.wake)
@@ -231,8 +231,13 @@ class JobCluster(Generic[P, T]):
         elif not engine.queue:
             # A lone job, sent from here: nothing woke the other thread, so nobody else sets this.
             engine.wants_jobs = True
+            job.lead = self._lead
             if engine.queue:
                 self._call_soon(engine.wake)
+
+    def _lead(self, job: DispyJob[Any]) -> None:
+        assert self._engine is not None
+        self._engine.lead(job, self._call_soon)
 
     def _why_closed(self) -> Exception:
         if self._failure is not None:

@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("dispy_trio")
 
+LEAD_SECONDS = 0.005
+"""How long a thread that waits for a lone job reads for its result itself."""
 COMPLAIN_AFTER = 3.0
 CLOSE_GRACE = 5.0
 """Seconds that nodes have to tell that nothing is left; then we leave and say who did not."""
@@ -163,7 +165,26 @@ class Engine:
             link.flush()
         self.wake()
 
+    def lead(self, job: UserJob[Any], later: Callable[..., None]) -> None:
+        """Read for the result of a lone job on the user's thread, for a moment."""
+        if job.node is None or (link := self.links.get(job.node)) is None:
+            return
+        key = job.node
+
+        def take(message: messages.JobsFinished) -> None:
+            event = e.MessageReceived(key, message)
+            done = self.host.feed_from_thread(event, self.clock.current_time(), self._perform_here)
+            if done is None:
+                later(self._feed, event)
+            elif not done:
+                later(self.resume)
+
+        link.lead(take, later, lambda: job.ended, LEAD_SECONDS)
+
     def _perform_here(self, command: c.ClusterCommand) -> bool:
+        if isinstance(command, c.AnnounceEnded):
+            self._announce(command.jobs)
+            return True
         if not isinstance(command, c.Send) or not isinstance(command.message, messages.RunJobs):
             return False
         link = self.links.get(command.target)
@@ -189,13 +210,8 @@ class Engine:
     def _perform(self, command: c.ClusterCommand) -> None:
         match command:
             case c.AnnounceEnded(jobs=jobs):
-                for job in jobs:
-                    if job.size and job.node is not None:
-                        self.links[job.node].take_back(job.number)
-                    if job.waiters is not None:  # type: ignore[attr-defined]  # every job here is a UserJob
-                        job.announce()  # type: ignore[attr-defined]
+                self._announce(jobs)
                 self._ended.set()
-                self.on_ended(jobs)
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
                     link.send(message)
@@ -217,6 +233,14 @@ class Engine:
                 self.closed.set()
             case _:
                 assert_never(command)
+
+    def _announce(self, jobs: Sequence[Any]) -> None:
+        for job in jobs:
+            if job.size and job.node is not None:
+                self.links[job.node].take_back(job.number)
+            if job.waiters is not None:
+                job.announce()
+        self.on_ended(jobs)
 
     # --- tasks ---------------------------------------------------------------------------------
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -154,6 +154,8 @@ class UserJob(Job, Generic[T]):
 class DispyJob(UserJob[T]):
     """A job of a blocking `JobCluster`; the attributes and numbers are dispy's."""
 
+    lead: Callable[[DispyJob[Any]], None] | None = field(default=None, repr=False)
+    """Set for a job that was sent alone: whoever waits for it may read for its result."""
     _finish: threading.Event | None = field(default=None, repr=False, init=False)
 
     @property
@@ -171,6 +173,11 @@ class DispyJob(UserJob[T]):
         """Wait until the job has ended; False when `timeout` seconds have passed before."""
         if self.status in ENDED:
             return True
+        if self.lead is not None:
+            lead, self.lead = self.lead, None
+            lead(self)
+            if self.status in ENDED:
+                return True
         lock = _thread.allocate_lock()
         lock.acquire()
         if not self.add_waiter(lambda _job: lock.release()):

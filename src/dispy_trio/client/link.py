@@ -90,6 +90,37 @@ class NodeLink:
         """Send from the user's thread; False when only the engine's can."""
         return self._peer is not None and self._peer.try_send(message)
 
+    def lead(
+        self,
+        take: Callable[[messages.JobsFinished], None],
+        later: Callable[..., None],
+        done: Callable[[], bool],
+        seconds: float,
+    ) -> None:
+        """Read for results on the user's thread; see `Peer.lead`.
+
+        Args:
+            take: is given small results.
+            later: calls a function with its arguments on the engine's thread.
+            done: has the awaited job ended?
+            seconds: how long to try.
+        """
+        peer = self._peer
+        if peer is None:
+            return
+
+        def take_or_leave(message: messages.Message) -> bool:
+            small = isinstance(message, messages.JobsFinished) and not (
+                message.blobs or message.segments
+            )
+            if small:
+                take(message)  # type: ignore[arg-type]  # mypy can't see through `small`
+            else:
+                later(peer.handle_later, message, self._on_message)
+            return small
+
+        peer.lead(take_or_leave, done, seconds)
+
     @property
     def is_backed_up(self) -> bool:
         return self._peer is not None and self._peer.is_backed_up

@@ -90,12 +90,19 @@ class TcpStream:
         except OSError as exc:
             raise ConnectionLost(f"{self.peer}: {exc.strerror or exc}") from exc
 
-    def receive_nowait(self, buffer: memoryview) -> int:
-        """Put what is there at the start of `buffer`."""
+    def receive_nowait(self, buffer: memoryview) -> int | None:
+        """Put what is there at the start of `buffer`; None when nothing is, 0 at the end."""
         try:
             return os.readv(self._socket.fileno(), [buffer])
+        except BlockingIOError:
+            return None
         except OSError:
-            return 0  # Nothing there; or broken, which the next wait tells.
+            return 0  # It broke, which is an end as well.
+
+    @property
+    def descriptor(self) -> int | None:
+        """The socket."""
+        return self._socket.fileno()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""
@@ -135,9 +142,14 @@ class TlsStream:
         """Takes nothing: encryption may have to wait for the other side."""
         return 0
 
-    def receive_nowait(self, buffer: memoryview) -> int:
+    def receive_nowait(self, buffer: memoryview) -> int | None:
         """Has nothing, for the same reason."""
-        return 0
+        return None
+
+    @property
+    def descriptor(self) -> int | None:
+        """None: what a socket holds is not yet what the stream holds."""
+        return None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""

@@ -11,6 +11,8 @@ and what was not sent is settled at the next contact, as after any lost connecti
 from __future__ import annotations
 
 import math
+import select
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -46,6 +48,8 @@ OUTBOX_LIMIT = 64 * 1024 * 1024
 READ_SIZE = 256 * 1024
 MISSED_PULSES = 3
 BULK_GRACE = 1.0
+LEAD_PAUSE = 0.002
+"""Seconds for which the reader keeps away after somebody else has read."""
 LINGER_RUN = 16
 """Messages in a row that may be waited for without letting others run."""
 
@@ -156,11 +160,20 @@ class Peer:
     _closing: bool = False
     _failure: DispyError | None = None
     _linger_until: float = 0.0
+    _reading: threading.Lock = field(factory=threading.Lock)
+    """Held by whoever reads the control connection and hands on what it says."""
+    _led_until: float = -math.inf
+    _lead_buffer: memoryview | None = None
+    _decoder: FrameDecoder = field(init=False)
+    _clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
     _last_heard: float = math.nan
     _bytes_in: int = 0
     _bytes_out: int = 0
     _messages_in: int = 0
     _messages_out: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._decoder = FrameDecoder(self.name, FRAME_LIMITS)
 
     # --- sending -------------------------------------------------------------------------------
     def send_nowait(self, message: Message) -> None:
@@ -295,7 +308,8 @@ class Peer:
         finally:
             self._ended = True
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._control.aclose()
+                with self._reading:  # Who leads sees that it has ended, within its time.
+                    await self._control.aclose()
                 if self._bulk is not None:
                     await self._bulk.aclose()
         failure = self._failure or failure
@@ -304,31 +318,116 @@ class Peer:
             raise failure
 
     async def _read(self, on_message: Callable[[Message], None]) -> None:
-        decoder = FrameDecoder(self.name, FRAME_LIMITS)
+        decoder = self._decoder
         buffer = memoryview(bytearray(READ_SIZE))
         lingered = 0
         while True:
-            count = 0
+            count: int | None = None
             if self._linger_until:
                 count = self._receive_lingering(buffer)
                 lingered += 1
                 if lingered % LINGER_RUN == 0:
                     await trio.lowlevel.checkpoint()
-            if not count:
+            if count is None:
+                if self._control.descriptor is not None:
+                    await self._wait_for_turn(self._control.descriptor)
+                    with self._reading:
+                        count = self._control.receive_nowait(buffer)
+                        if count and self._take_in(decoder, buffer[:count], on_message):
+                            return
+                    if count is not None and not count:
+                        raise ConnectionLost(f"{self.name} closed the connection")
+                    continue
                 count = await self._control.receive_into(buffer)
             if not count:
                 raise ConnectionLost(f"{self.name} closed the connection")
-            self._last_heard = trio.current_time()
-            self._bytes_in += count
-            for kind, body in decoder.receive_data(buffer[:count]):
-                message = decode(kind, body, self.name)
-                self._messages_in += 1
-                if isinstance(message, Ping):
-                    self.send_nowait(Pong(message.token))
-                elif isinstance(message, Goodbye):
-                    return
-                elif not isinstance(message, Pong):
-                    on_message(message)
+            if self._take_in(decoder, buffer[:count], on_message):
+                return
+
+    def _take_in(
+        self, decoder: FrameDecoder, data: memoryview, on_message: Callable[[Message], None]
+    ) -> bool:
+        """Hand on the messages that are complete; True after a goodbye."""
+        self._last_heard = self._clock.current_time()
+        self._bytes_in += len(data)
+        for kind, body in decoder.receive_data(data):
+            message = decode(kind, body, self.name)
+            self._messages_in += 1
+            if isinstance(message, Ping):
+                self.send_nowait(Pong(message.token))
+            elif isinstance(message, Goodbye):
+                return True
+            elif not isinstance(message, Pong):
+                on_message(message)
+        return False
+
+    async def _wait_for_turn(self, descriptor: int) -> None:
+        """Wait until there is something to read, and nobody else is about to read it."""
+        while True:
+            if (until := self._led_until) > trio.current_time():
+                await trio.sleep_until(until)
+                continue
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            except trio.ClosedResourceError as exc:
+                raise ConnectionLost(f"{self.name}: closed") from exc
+            if self._led_until <= trio.current_time():
+                return
+
+    def lead(
+        self, take: Callable[[Message], bool], done: Callable[[], bool], seconds: float
+    ) -> None:
+        """Read the next messages on the calling thread, which is not the session's own.
+
+        It saves two switches of threads when that thread waits for just one message. Meanwhile
+        and a moment longer the session's reader keeps away from the connection.
+
+        Args:
+            take: called with each message; False when only the session's thread can handle it,
+                which it is left to do by `take`; then, and at any heartbeat, the lead ends.
+            done: is what was waited for there?
+            seconds: how long to try.
+        """
+        descriptor = self._control.descriptor
+        if descriptor is None or self._ended or not self._reading.acquire(blocking=False):
+            return
+        try:
+            now = self._clock.current_time()
+            self._led_until = now + seconds + LEAD_PAUSE
+            until = now + seconds
+            while not done() and not self._ended:
+                left = until - self._clock.current_time()
+                if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                    break
+                if not self._read_leading(take):
+                    break
+        finally:
+            self._led_until = self._clock.current_time() + LEAD_PAUSE
+            self._reading.release()
+
+    def _read_leading(self, take: Callable[[Message], bool]) -> bool:
+        if self._lead_buffer is None:
+            self._lead_buffer = memoryview(bytearray(READ_SIZE))
+        count = self._control.receive_nowait(self._lead_buffer)
+        if not count:
+            return False  # Nothing, or the end: the reader finds out by itself.
+        self._last_heard = self._clock.current_time()
+        self._bytes_in += count
+        go_on = True
+        for kind, body in self._decoder.receive_data(self._lead_buffer[:count]):
+            self._messages_in += 1
+            go_on = take(decode(kind, body, self.name)) and go_on
+        return go_on
+
+    def handle_later(self, message: Message, on_message: Callable[[Message], None]) -> None:
+        """What `lead` left to the session's own thread."""
+        if isinstance(message, Ping):
+            self.send_nowait(Pong(message.token))
+        elif isinstance(message, Goodbye):
+            self._ended = True
+            self._scope.cancel()
+        elif not isinstance(message, Pong):
+            on_message(message)
 
     def linger(self, seconds: float) -> None:
         """Look for the next message without sleeping, once, for at most that many seconds.
@@ -337,10 +436,10 @@ class Peer:
         """
         self._linger_until = trio.current_time() + seconds
 
-    def _receive_lingering(self, buffer: memoryview) -> int:
+    def _receive_lingering(self, buffer: memoryview) -> int | None:
         until, self._linger_until = self._linger_until, 0.0
         before = -math.inf
-        while not (count := self._control.receive_nowait(buffer)):
+        while (count := self._control.receive_nowait(buffer)) is None:
             now = trio.current_time()
             # A mock clock stands still for as long as we look at it.
             if now > until or now == before:

@@ -10,6 +10,8 @@ both start up side by side.
 from __future__ import annotations
 
 import json
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -66,8 +68,11 @@ class EmbeddedNode:
 
     def wait(self, timeout: float) -> None:
         """Wait until its process is gone; kill it when that takes longer than `timeout` seconds."""
+        # Not `Popen.wait` with its timeout: that looks again and again, at growing intervals.
+        pidfd = os.pidfd_open(self._process.pid)
         try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            if not select.select([pidfd], [], [], timeout)[0]:
+                self._process.kill()
+        finally:
+            os.close(pidfd)
+        self._process.wait()

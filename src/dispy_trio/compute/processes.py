@@ -14,8 +14,6 @@ import select
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,16 +40,11 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.parts import write_segment
 from dispy_trio.child.ring import RING_SIZE, Ring, RingError
+from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
 __all__ = ["ProcessSpawner"]
 
-_START = """\
-import sys
-sys.path.append(sys.argv.pop())
-from dispy_trio.child.template import main
-main()
-"""
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
 _SOCKET_BUFFER = 2 * 1024 * 1024
@@ -62,11 +55,6 @@ CLOSE_GRACE = 2.0
 """Seconds a template has to kill and reap what is below it, before it is killed itself."""
 
 Report = Callable[[seams.TemplateEvent], None]
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without what lets one speak for us."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("DISPY_TRIO_")}
 
 
 def _oom_kills() -> int:
@@ -81,37 +69,6 @@ def _oom_kills() -> int:
             if key == "oom_kill":
                 return int(value)
     return 0
-
-
-@define(eq=False)
-class _Process:
-    """A template process that may not have a bundle yet."""
-
-    process: subprocess.Popen[bytes]
-    socket: socket.socket
-
-
-def _start_process() -> _Process:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    with theirs:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                # Not the directory we happen to be in: its files may be called like modules.
-                "-P",
-                "-c",
-                _START,
-                str(theirs.fileno()),
-                str(os.getpid()),
-                str(Path(__file__).resolve().parents[2]),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-            start_new_session=True,
-        )
-    return _Process(process, ours)
 
 
 class _Life(Enum):
@@ -164,7 +121,7 @@ class _Worker:
 class ProcessTemplate:
     """A `seams.Template` over a real process."""
 
-    _process: _Process
+    _process: TemplateProcess
     _report: Report
     _nursery: trio.Nursery
     _settings: TemplateSettings
@@ -679,7 +636,7 @@ def _parse(data: bytes) -> object:
     return parsed
 
 
-async def _end(process: _Process) -> int:
+async def _end(process: TemplateProcess) -> int:
     """End a template, which kills and reaps what is below it; its exit status."""
     trio.lowlevel.notify_closing(process.socket)
     process.socket.close()
@@ -698,12 +655,12 @@ async def _end(process: _Process) -> int:
 class ProcessSpawner:
     """Starts templates, one of them ahead of time."""
 
-    _warm: _Process | None = None
+    _warm: TemplateProcess | None = None
 
     def prepare(self) -> None:
         """Start a process that waits for the next computation, to save its start-up."""
         if self._warm is None:
-            self._warm = _start_process()
+            self._warm = start_template_process()
 
     async def open_template(
         self,
@@ -716,7 +673,7 @@ class ProcessSpawner:
         process, self._warm = self._warm, None
         if process is None or process.process.poll() is not None:
             # Not in a thread: the kernel ends a template with the thread that started it.
-            process = _start_process()
+            process = start_template_process()
         template = ProcessTemplate(process, on_event, nursery, settings)
         template.load(bundle)
         return template
@@ -724,7 +681,5 @@ class ProcessSpawner:
     def close(self) -> None:
         """End the process that waits, if one does."""
         if self._warm is not None:
-            self._warm.socket.close()
-            self._warm.process.kill()
-            self._warm.process.wait()
+            self._warm.discard()
             self._warm = None

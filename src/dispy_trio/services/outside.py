@@ -13,6 +13,7 @@ from attrs import define
 
 from dispy_trio import seams
 from dispy_trio.compute.processes import ProcessSpawner
+from dispy_trio.compute.starting import TemplateProcess
 from dispy_trio.config import NodeSettings
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.net import TcpNet
@@ -46,8 +47,12 @@ class Outside:
         )
 
 
-def real_outside(settings: NodeSettings) -> Outside:
+def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) -> Outside:
     """The doors of a real machine.
+
+    Args:
+        settings: of the node.
+        warm: a template process that was started already.
 
     Raises:
         SecretFileError: the secret can't be had.
@@ -55,7 +60,7 @@ def real_outside(settings: NodeSettings) -> Outside:
     prefix = settings.dest_path_prefix or Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
     return Outside(
         net=TcpNet(),
-        spawner=ProcessSpawner(),
+        spawner=ProcessSpawner(warm),
         store=DiskStore(prefix),
         secret=load_secret(settings.secret_file),
         processors=len(os.sched_getaffinity(0)),

@@ -773,6 +773,30 @@ async def test_a_session_over_tcp(host: str, dialled: str, tls: bool) -> None:
         await listener.aclose()
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(
+    ("change", "error"), [({"version": 9}, VersionMismatch), ({"python": (3, 13)}, PythonMismatch)]
+)
+async def test_a_misfit_over_tcp(
+    change: dict[str, Any], error: type[DispyError], tls: bool
+) -> None:
+    """The dialler hangs up first, which TLS takes for a fault: the listener must know better."""
+    net = TcpNet(force_tls=tls)
+    async with limit():
+        listener = await net.listen("127.0.0.1", 0)
+
+        async def accept() -> None:
+            hello = attrs.evolve(node_hello(), **change)
+            with pytest.raises(error):
+                await accept_connection(await listener.accept(), SECRET, hello)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            with pytest.raises(error):
+                await dial_connection(net, *listener.address, SECRET, client_hello())
+        await listener.aclose()
+
+
 async def test_a_man_in_the_middle_of_tls_is_found_out() -> None:
     """He speaks TLS with both and passes on every byte of the handshake."""
     net = TcpNet(force_tls=True)

@@ -135,8 +135,8 @@ async def open_session(
     net = network.host(CLIENT_HOST)
     client, node = await make_sides(net, NODE_HOST, PORT, listener, bulk=bulk)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.run)
-        nursery.start_soon(node.run)
+        nursery.start_soon(client.run)  # noqa: ASYNC113 - nothing has to be ready at the yield
+        nursery.start_soon(node.run)  # noqa: ASYNC113
         yield client, node
     if not bulk:
         await client.bulk.aclose()
@@ -732,7 +732,7 @@ def test_a_loss_during_the_handshake_is_no_lost_session() -> None:
 # --- real sockets ----------------------------------------------------------------------------------
 @asynccontextmanager
 async def limit() -> AsyncIterator[None]:
-    with trio.fail_after(20):
+    with trio.fail_after(20):  # noqa: ASYNC100 - its checkpoints are those of the block
         yield
 
 
@@ -764,7 +764,7 @@ async def test_a_session_over_tcp(host: str, dialled: str, tls: bool) -> None:
                 # The kernel tells nobody when it has delivered: the node answers.
                 node.peer.send_nowait(ComputationReady(1))
                 seen = len(client.received)
-                while len(client.received) == seen:
+                while len(client.received) == seen:  # noqa: ASYNC110 - one turn is what is meant
                     await trio.lowlevel.checkpoint()
             client.peer.close("done")
         assert (client.error, node.error) == (None, None)

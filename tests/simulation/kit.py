@@ -190,7 +190,7 @@ class Simulation:
     def node_names(self) -> list[str]:
         return [f"10.0.0.{i}" for i in (2, 3, 4)]
 
-    async def run_node(
+    async def run_node(  # noqa: ASYNC128 - the service within reports it
         self, name: str, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """One life of a node; cancel its scope and it is gone without a word."""

@@ -129,7 +129,7 @@ class JobCluster(Generic[P, T]):
 
         try:
             trio.run(self._main)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - outside of Trio; told to the user's thread
             self._failure = exc
             if self._engine is not None:
                 log.error("cluster %s: %s", self.name, exc)

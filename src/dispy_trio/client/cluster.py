@@ -364,7 +364,7 @@ async def open_engine(
                 if settings.connect_timeout is not None:
                     await engine.wait_usable(settings.connect_timeout)
                 yield engine
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: ASYNC103
                 # Raised below: the nursery would wrap what is the caller's into a group.
                 error = exc
             # Without end when jobs are to finish, bounded when they are to be stopped.

@@ -290,12 +290,13 @@ class ProcessTemplate:
         try:
             while not worker.broken:
                 results += [WorkerResult(*record) for record in worker.ring.read()]
+                known = len(worker.buffer)
                 is_open = self._receive(worker)
-                segments = self._take_segments(worker)
-                if not segments:
+                if len(worker.buffer) == known:
                     break
-                # What went into the ring before the last of them may not have been read yet.
-                results += segments
+                # Look again: what a bell announces, and what was completed before a segment, may
+                # have gone into the ring only after it was read.
+                results += self._take_segments(worker)
         except (RingError, struct.error) as exc:
             self._break(worker, str(exc))
         if results:

@@ -86,6 +86,7 @@ async def accept_connection(stream: ByteStream, secret: bytes, hello: Hello) -> 
 
 
 async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
+    completed = False
     try:
         with trio.fail_after(HANDSHAKE_TIMEOUT):
             while True:
@@ -101,17 +102,16 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
                 handshake.receive_data(buffer[:count])
         if handshake.error is not None:
             raise handshake.error
-    except BaseException as exc:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-            await stream.aclose()
-        if isinstance(exc, trio.TooSlowError):
-            raise ConnectError(
-                f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s"
-            ) from exc
-        if isinstance(exc, ConnectionLost):
-            # There was no session to lose.
-            raise ConnectError(f"{exc} during the handshake") from exc
-        raise
+        completed = True
+    except trio.TooSlowError as exc:
+        raise ConnectError(f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s") from exc
+    except ConnectionLost as exc:
+        # There was no session to lose.
+        raise ConnectError(f"{exc} during the handshake") from exc
+    finally:
+        if not completed:
+            with trio.move_on_after(1, shield=True):
+                await stream.aclose()
 
 
 @frozen

@@ -279,9 +279,6 @@ SYSTEMS = {
     "dispy_trio": System(
         _dispy_trio, "dispy_trio", _MANY, _DISPY_TRIO_PROGRAM, ("W1", "W2", "W3", "W4", "W5")
     ),
-    "dispy_trio_isolated": System(
-        partial(_dispy_trio, isolation="job"), "dispy_trio", _HUNDREDS, workloads=("W1", "W2")
-    ),
     "multiprocessing": System(
         _multiprocessing,
         "multiprocessing",

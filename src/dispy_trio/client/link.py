@@ -318,4 +318,5 @@ class NodeLink:
             await stream.aclose()
             peer.fail(ConnectionLost(f"{peer.name} was restarted"))
             return
-        peer.attach_bulk(stream)
+        if not peer.attach_bulk(stream):
+            await stream.aclose()

@@ -236,10 +236,8 @@ class NodeService:
             self.handshaking -= 1
         if theirs.kind == Kind.BULK:
             peer = self._peers.get(theirs.identity)
-            if peer is None:
+            if peer is None or not peer.attach_bulk(stream):
                 await stream.aclose()
-            else:
-                peer.attach_bulk(stream)
         elif theirs.kind == Kind.FILE:
             try:
                 await self.files.serve(stream)

@@ -3,8 +3,12 @@
 import operator
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -269,3 +273,83 @@ def test_a_program_file(text, tmp_path):
     assert result.to_dict() == Counter(TEXT.split())
     paths = run_program(str(program), [str(text)], output=str(tmp_path / "out"), partitions=1)
     assert [Path(path).name for path in paths] == ["part-00000"]
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    """Two nodes of one slot each, as processes, with the secret they share with the client."""
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of this test and nothing else\n")
+    secret.chmod(0o600)
+    command = [sys.executable, "-m", "dispy_trio", "node", "--port", "0", "--cpus", "1"]
+    nodes = []
+    with ExitStack() as stack:
+        for name in ("one", "two"):
+            port_file = tmp_path / f"port-{name}"
+            options = ["--name", name, "--port-file", port_file, "--secret-file", secret]
+            node = subprocess.Popen(
+                [*command, *options, "--dest-path-prefix", tmp_path / name],
+                stdin=subprocess.DEVNULL,
+            )
+            stack.callback(node.wait)
+            stack.callback(node.kill)
+            nodes.append((node, port_file))
+        deadline = time.monotonic() + 20
+        while not all(port_file.exists() for _, port_file in nodes):
+            assert time.monotonic() < deadline, "the nodes do not come up"
+            assert all(node.poll() is None for node, _ in nodes)
+            time.sleep(0.02)
+        addresses = [f"127.0.0.1:{port_file.read_text().strip()}" for _, port_file in nodes]
+        yield secret, addresses, [node for node, _ in nodes]
+
+
+def test_blocks_move_from_node_to_node(text, two_nodes, tmp_path):
+    """Each reduce task reads what map tasks on both nodes have left."""
+    secret, addresses, _ = two_nodes
+    cluster = partial(
+        dispy_trio.JobCluster, nodes=addresses, secret_file=str(secret), reentrant=True
+    )
+
+    seen = tmp_path / "seen"
+    seen.mkdir()
+
+    def with_node(line):
+        name = os.getcwd()
+        (seen / name.replace("/", "-")).touch()
+        # Whichever node is there first leaves some work to the other.
+        deadline = time.monotonic() + 20
+        while len(os.listdir(seen)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for word in line.split():
+            yield word, name
+
+    def all_values(key, values):
+        return Counter(values)
+
+    result = map_reduce(
+        with_node, all_values, text, partitions=4, split_size=5000, cluster=cluster
+    ).to_dict()
+    assert {word: sum(counts.values()) for word, counts in result.items()} == Counter(TEXT.split())
+    assert len(result["line"]) == 2
+
+
+def test_a_lost_node_s_blocks_are_made_again_on_another(text, two_nodes, tmp_path):
+    """It dies after its map tasks, before the reduce tasks have read their blocks."""
+    secret, addresses, nodes = two_nodes
+    cluster = partial(
+        dispy_trio.JobCluster, nodes=addresses, secret_file=str(secret), reentrant=True
+    )
+    victim = nodes[0].pid
+    killed = tmp_path / "killed"
+
+    def total(key, values):
+        if not killed.exists():
+            killed.touch()
+            os.kill(victim, 9)
+        return sum(values)
+
+    result = map_reduce(
+        words, total, text, partitions=6, split_size=5000, cluster=cluster
+    ).to_dict()
+    assert killed.exists()
+    assert result == Counter(TEXT.split())

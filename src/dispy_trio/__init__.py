@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dispy_trio.errors import AuthenticationError as AuthenticationError
     from dispy_trio.errors import ClusterClosed as ClusterClosed
     from dispy_trio.errors import ClusterFailed as ClusterFailed
-    from dispy_trio.errors import ComputationError as ComputationError
     from dispy_trio.errors import ConnectError as ConnectError
     from dispy_trio.errors import DispyError as DispyError
     from dispy_trio.errors import JobAbandoned as JobAbandoned
@@ -49,7 +48,6 @@ _HOMES = {
             "AuthenticationError",
             "ClusterClosed",
             "ClusterFailed",
-            "ComputationError",
             "ConnectError",
             "DispyError",
             "JobAbandoned",

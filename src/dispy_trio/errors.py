@@ -16,7 +16,6 @@ __all__ = [
     "ClosedError",
     "ClusterClosed",
     "ClusterFailed",
-    "ComputationError",
     "ConnectError",
     "ConnectionLost",
     "DispyError",
@@ -104,10 +103,6 @@ class VersionMismatch(RemoteError):
 
 class PythonMismatch(RemoteError):
     """The peer runs another minor version of Python, so pickles may not survive."""
-
-
-class ComputationError(RemoteError):
-    """A node could not load or set up the computation."""
 
 
 class RemoteTraceback(Exception):

@@ -1,6 +1,6 @@
 """Facts that users see, and the record of one job.
 
-The numbers of `JobStatus` and `NodeEvent` are those of dispy 4.15: programs compare and sort them.
+The numbers of `JobStatus` are those of dispy 4.15: programs compare and sort them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from attrs import define, frozen
 
-__all__ = ["ClusterStatus", "Job", "JobStatus", "NodeEvent", "NodeInfo", "Outcome"]
+__all__ = ["ClusterStatus", "Job", "JobStatus", "NodeInfo", "Outcome"]
 
 
 class JobStatus(IntEnum):
@@ -23,14 +23,6 @@ class JobStatus(IntEnum):
     Terminated = 9
     Abandoned = 10
     Finished = 11
-
-
-class NodeEvent(IntEnum):
-    """What a cluster_status callback is told of a node."""
-
-    Initialized = 4
-    Closed = 16
-    AvailInfo = 17
 
 
 class Outcome(IntEnum):

@@ -13,7 +13,7 @@ import trio
 from attrs import define, field
 
 from dispy_trio import messages, seams
-from dispy_trio.client.cluster import ClusterSettings, Doors, Engine, open_engine
+from dispy_trio.client.engine import ClusterSettings, Doors, Engine, open_engine
 from dispy_trio.client.jobs import DispyJob
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import ConnectionLost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from dispy_trio.client.cluster import Engine
+from dispy_trio.client.engine import Engine
 from dispy_trio.models import JobStatus
 
 from .kit import Simulation

@@ -11,7 +11,7 @@ import pytest
 
 import dispy_trio
 from dispy_trio.core.jobs import MOVES, draw
-from dispy_trio.core.node import WORKER_MOVES
+from dispy_trio.core.sessions import WORKER_MOVES
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

@@ -32,7 +32,7 @@ from dispy_trio.models import ClusterStatus, JobStatus
 if TYPE_CHECKING:
     import trio
 
-    from dispy_trio.client.cluster import Engine
+    from dispy_trio.client.engine import Engine
 
 __all__ = ["JobCluster"]
 
@@ -85,7 +85,7 @@ class JobCluster(Generic[P, T]):
         # Started first: its interpreter starts up while ours imports what it needs.
         embedded = None if named else EmbeddedNode(cpus=cpus, secret_file=secret_file)
         try:
-            from dispy_trio.client.cluster import ClusterSettings, make_opening, parse_node
+            from dispy_trio.client.engine import ClusterSettings, make_opening, parse_node
 
             for node in named or ():
                 parse_node(node)
@@ -140,7 +140,7 @@ class JobCluster(Generic[P, T]):
     async def _main(self) -> None:
         import trio
 
-        from dispy_trio.client.cluster import open_engine
+        from dispy_trio.client.engine import open_engine
 
         leave = trio.Event()
         terminate = False

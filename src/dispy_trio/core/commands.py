@@ -34,7 +34,6 @@ __all__ = [
     "SendStarted",
     "StartWorker",
     "StartedJob",
-    "StopWorker",
     "TerminateJob",
 ]
 
@@ -129,15 +128,6 @@ class CloseTemplate:
 
 @frozen
 class StartWorker:
-    session: str
-    computation: int
-    worker: int
-
-
-@frozen
-class StopWorker:
-    """Let an idle worker go."""
-
     session: str
     computation: int
     worker: int
@@ -260,7 +250,6 @@ NodeCommand = (
     | OpenTemplate
     | CloseTemplate
     | StartWorker
-    | StopWorker
     | PollWorker
     | LingerAtWorker
     | LingerAtSession

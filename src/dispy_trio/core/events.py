@@ -19,7 +19,6 @@ __all__ = [
     "MessageReceived",
     "NodeConnected",
     "NodeDisconnected",
-    "NodeEventKind",
     "NodeLost",
     "SessionClosed",
     "SessionConnected",
@@ -144,6 +143,3 @@ class TemplateClosed:
 
     session: str
     computation: int
-
-
-NodeEventKind = NodeConnected | NodeDisconnected | NodeLost

@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from enum import Enum, auto
+from collections.abc import Iterable, Sequence
 from typing import Any, assert_never
 
 from attrs import define, field
@@ -33,21 +32,21 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core import workers
+from dispy_trio.core.sessions import (
+    WORKER_JOBS,
+    Computation,
+    EndedJob,
+    Loading,
+    NodeJob,
+    Session,
+    Worker,
+    WorkerState,
+)
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Outcome
 
-__all__ = [
-    "WORKER_MOVES",
-    "NodeJob",
-    "NodeMachine",
-    "NodeMachineEvent",
-    "TemplateReport",
-    "WorkerState",
-]
+__all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
 
-WORKER_SECONDS = 0.004
-"""Work to keep waiting inside a worker."""
-WORKER_JOBS = 1024
 WORKER_BYTES = 256 * 1024
 POLL_SECONDS = 0.002
 """How often a worker with more than one job is looked at."""
@@ -81,129 +80,6 @@ NodeMachineEvent = (
     | e.TemplateClosed
     | TemplateReport
 )
-
-
-class Loading(Enum):
-    """How far a computation has got on this node."""
-
-    LOADING = auto()
-    READY = auto()
-    CLOSING = auto()
-
-
-class WorkerState(Enum):
-    """Where a worker is in its life."""
-
-    STARTING = auto()
-    IDLE = auto()
-    BUSY = auto()
-    RECALLING = auto()
-    """Its waiting jobs are asked back; nothing is given to it meanwhile."""
-    ENDING = auto()
-    """It was told to stop or is being killed."""
-
-
-WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
-    WorkerState.STARTING: frozenset({WorkerState.IDLE, WorkerState.ENDING}),
-    WorkerState.IDLE: frozenset({WorkerState.BUSY, WorkerState.ENDING}),
-    WorkerState.BUSY: frozenset({WorkerState.IDLE, WorkerState.RECALLING, WorkerState.ENDING}),
-    WorkerState.RECALLING: frozenset({WorkerState.BUSY, WorkerState.IDLE, WorkerState.ENDING}),
-    WorkerState.ENDING: frozenset(),
-}
-
-
-@define(eq=False, kw_only=True)
-class NodeJob(workers.WorkerJob):
-    """One job on this node. Its `sequence` is 0 while it waits here."""
-
-    number: int
-    attempt: int
-    cancelled: bool = False
-    reported: bool = False
-    """The client was told that it runs."""
-
-
-@define(eq=False)
-class Worker:
-    """One worker process."""
-
-    number: int
-    state: WorkerState = WorkerState.STARTING
-    sent: deque[NodeJob] = field(factory=deque)
-    next_sequence: int = 1
-    busy_since: float = 0.0
-    """When the job at the head became the head, as far as this machine saw."""
-    ladder: int = 0
-    """Rungs of the cancel ladder climbed for the job at the head."""
-    cancel_at: float = math.inf
-    """When the cancel of the job at the head was asked for."""
-    ran: bool = False
-    holds_slot: bool = False
-
-    def move(self, state: WorkerState) -> None:
-        if state not in WORKER_MOVES[self.state]:
-            raise IllegalMove(
-                f"worker {self.number} can't go from {self.state.name} to {state.name}"
-            )
-        self.state = state
-
-
-@define(eq=False)
-class Computation:
-    """One computation of one session."""
-
-    session: str
-    number: int
-    name: str
-    state: Loading = Loading.LOADING
-    waiting: deque[NodeJob] = field(factory=deque)
-    workers: dict[int, Worker] = field(factory=dict)
-    duration: float | None = None
-    stillborn: int = 0
-    closing: bool = False
-    """The client wants it closed once its jobs have ended."""
-
-    @property
-    def depth(self) -> int:
-        """Jobs to give to one worker at a time."""
-        if self.duration is None:
-            return 1
-        return 1 + min(WORKER_JOBS, int(WORKER_SECONDS / max(self.duration, 1e-7)))
-
-    @property
-    def idle_workers(self) -> Iterator[Worker]:
-        return (w for w in self.workers.values() if w.state is WorkerState.IDLE)
-
-
-@define(eq=False)
-class EndedJob:
-    """A result kept until the client acknowledged it."""
-
-    attempt: int
-    outcome: int
-    start: float
-    end: float
-    payload: bytes
-    output: tuple[bytes, bytes] | None = None
-    blob: int = 0
-    segment: int | None = None
-    sizes: Sequence[int] = ()
-
-
-@define(eq=False)
-class Session:
-    """One client, connected or not."""
-
-    key: str
-    peer: str
-    connected: bool = True
-    closed: bool = False
-    """It said goodbye."""
-    jobs: dict[int, NodeJob] = field(factory=dict)
-    """Waiting or running, by number."""
-    ended: dict[int, EndedJob] = field(factory=dict)
-    """Ended and not acknowledged, by number."""
-    computations: dict[int, Computation] = field(factory=dict)
 
 
 @define(eq=False)

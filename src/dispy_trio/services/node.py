@@ -132,8 +132,6 @@ class NodeService:
                 self._template(session, number).kill(worker)
             case c.StartWorker(session=session, computation=number, worker=worker):
                 self._template(session, number).start_worker(worker)
-            case c.StopWorker(session=session, computation=number, worker=worker):
-                self._template(session, number).stop_worker(worker)
             case c.SendStarted(session=session, jobs=started):
                 self._send_started(session, started)
             case c.OpenTemplate():

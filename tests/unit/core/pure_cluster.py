@@ -183,7 +183,6 @@ class PureCluster:
                 | c.LingerAtWorker()
                 | c.LingerAtSession()
                 | c.TerminateJob()
-                | c.StopWorker()
                 | c.ReleaseSegment()
             ):
                 pass

@@ -617,7 +617,7 @@ def _owns_its_id(worker: _Worker) -> bool:
         return True
     try:
         state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
     return state == "Z"
 

@@ -16,15 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
-from dispy_trio.client.chunking import ChunkSizer
+from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, UserJob, next_job_id
-from dispy_trio.compute.packaging import Parts, pack_arguments, pack_calls, unpack_calls
+from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed
 from dispy_trio.models import ClusterStatus, JobStatus
@@ -296,47 +295,21 @@ class JobCluster(Generic[P, T]):
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
-        calls = zip(*iterables, strict=False)
-        sizer = ChunkSizer(chunksize)
-        pending: deque[tuple[DispyJob[Any], int]] = deque()
-        ahead = 0
+        assert self._engine is not None
+        machine = self._engine.machine
+        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize))
         try:
-            while True:
-                while len(pending) < self._map_window() and (
-                    buffersize is None or ahead < buffersize
-                ):
-                    limit = (
-                        sizer.size if buffersize is None else min(sizer.size, buffersize - ahead)
-                    )
-                    chunk = list(islice(calls, limit))
-                    if not chunk:
-                        break
-                    pending.append((self._submit(pack_calls(chunk)), len(chunk)))
-                    ahead += len(chunk)
-                if not pending:
-                    return
-                job, count = pending.popleft()
+            while (under_way := stream.next_job(machine.slots)) is not None:
+                job, calls = under_way
                 job.wait()
-                if job.status is not JobStatus.Finished:
-                    raise job.reason()
-                assert job.start_time is not None
-                assert job.end_time is not None
-                sizer.observe(count, job.end_time - job.start_time)
-                reply: Any = job.result
-                values, failure = unpack_calls(reply)
-                ahead -= count
+                values, failure = stream.take(job, calls)
                 yield from values
                 if failure is not None:
                     raise failure
         finally:
-            for job, _ in pending:
+            for job, _ in stream.pending:
                 if not job.ended:
                     self.cancel(job)
-
-    def _map_window(self) -> int:
-        """Chunks to have under way."""
-        assert self._engine is not None
-        return max(8, 4 * self._engine.machine.slots)
 
     # --- the cluster ---------------------------------------------------------------------------
     def status(self) -> ClusterStatus:

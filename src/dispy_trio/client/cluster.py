@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from itertools import islice
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import trio
 from attrs import define
 
-from dispy_trio.client.chunking import ChunkSizer
+from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import ClusterSettings, Engine, make_opening, open_engine
 from dispy_trio.client.handles import JobHandle
@@ -20,8 +18,6 @@ from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.compute.packaging import (
     Parts,
     pack_arguments,
-    pack_calls,
-    unpack_calls,
 )
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
@@ -96,37 +92,19 @@ class Cluster(Generic[P, T]):
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
-        calls = zip(*iterables, strict=False)
-        sizer = ChunkSizer(chunksize)
-        pending: deque[tuple[JobHandle[Any], int]] = deque()
-        ahead = 0
+        machine = self._engine.machine
+        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize))
         try:
-            while True:
-                window = max(8, 4 * self._engine.machine.slots)
-                while len(pending) < window and (buffersize is None or ahead < buffersize):
-                    limit = (
-                        sizer.size if buffersize is None else min(sizer.size, buffersize - ahead)
-                    )
-                    chunk = list(islice(calls, limit))
-                    if not chunk:
-                        break
-                    pending.append((self._submit(pack_calls(chunk)), len(chunk)))
-                    ahead += len(chunk)
-                if not pending:
-                    return
-                job, count = pending.popleft()
-                reply = await job.wait()
-                assert job.start_time is not None
-                assert job.end_time is not None
-                sizer.observe(count, job.end_time - job.start_time)
-                values, failure = unpack_calls(reply)
-                ahead -= count
+            while (under_way := stream.next_job(machine.slots)) is not None:
+                job, calls = under_way
+                await job.wait_ended()
+                values, failure = stream.take(job, calls)
                 for value in values:
                     yield value
                 if failure is not None:
                     raise failure
         finally:
-            for job, _ in pending:
+            for job, _ in stream.pending:
                 job.cancel()
 
     async def as_completed(

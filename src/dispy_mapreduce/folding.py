@@ -9,7 +9,7 @@ Three spellings are known:
   applied from value to value.
 
 ``sum``, ``max``, ``min`` and the operators are *folds*: known to give the same whatever the order
-and grouping of the values. A fold needs no list of values; it is applied while mapping already.
+and grouping of the values, but for the rounding of floats. A fold needs no list of values; it is applied while mapping already.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import fcntl
 import json
 import mmap
 import os
-import select
 import signal
 import socket
 import struct
@@ -18,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -40,6 +38,7 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.parts import write_segment
 from dispy_trio.child.ring import RING_SIZE, Ring, RingError
+from dispy_trio.compute.deaths import last_lines, name_of_signal, oom_kills, owns_its_id
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
@@ -48,27 +47,10 @@ __all__ = ["ProcessSpawner"]
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
 _SOCKET_BUFFER = 2 * 1024 * 1024
-STDERR_TAIL = 16 * 1024
-STDERR_LINES = 50
-"""How much of a dead worker's stderr goes with the news of its death, at most."""
 CLOSE_GRACE = 2.0
 """Seconds a template has to kill and reap what is below it, before it is killed itself."""
 
 Report = Callable[[seams.TemplateEvent], None]
-
-
-def _oom_kills() -> int:
-    """How many processes of our control group the kernel has killed for memory; 0 if unknown."""
-    for name in ("memory.events", "memory/memory.oom_control"):
-        try:
-            text = Path("/sys/fs/cgroup", name).read_text()
-        except OSError:
-            continue
-        for line in text.splitlines():
-            key, _, value = line.partition(" ")
-            if key == "oom_kill":
-                return int(value)
-    return 0
 
 
 class _Life(Enum):
@@ -100,7 +82,6 @@ class _Worker:
     writing: bool = False
     buffer: bytearray = field(factory=bytearray)
     segments: deque[int] = field(factory=deque)
-
     last_taken: int = 0
     """Sequence of the last result taken from it."""
     broken: str = ""
@@ -131,7 +112,7 @@ class ProcessTemplate:
     _gone: trio.Event = field(factory=trio.Event)
     _closing: bool = False
     _loaded: bool = False
-    _oom_kills: int = field(factory=_oom_kills)
+    _oom_kills: int = field(factory=oom_kills)
 
     # --- starting ------------------------------------------------------------------------------
     def load(self, bundle: memoryview | bytes) -> None:
@@ -516,9 +497,9 @@ class ProcessTemplate:
             return "stopped"
         if not number:
             return f"exit code {code} without a result"
-        name = _signal_name(number)
+        name = name_of_signal(number)
         if number == signal.SIGKILL and not worker.killed_by_us:
-            kills = _oom_kills()
+            kills = oom_kills()
             if kills > self._oom_kills:
                 self._oom_kills = kills
                 return "killed by the kernel for memory (SIGKILL)"
@@ -532,7 +513,7 @@ class ProcessTemplate:
             worker.number,
             started,
             how,
-            stderr=_last_lines(worker.stderr),
+            stderr=last_lines(worker.stderr),
             stdout=read_cut(
                 worker.stdout, os.fstat(worker.stdout).st_size, self._settings.output_limit
             ),
@@ -547,7 +528,7 @@ class ProcessTemplate:
     async def _bury(self) -> None:
         """The template is gone or going: nothing of it may stay."""
         for worker in list(self._workers.values()):
-            if worker.life is _Life.ALIVE and _owns_its_id(worker):
+            if worker.life is _Life.ALIVE and owns_its_id(worker.pid, worker.pidfd):
                 # They die with their parent, but what they started does not.
                 try:
                     os.killpg(worker.pid, signal.SIGKILL)
@@ -561,7 +542,7 @@ class ProcessTemplate:
             self._bury_worker(worker, "killed with the process of its computation")
         self._gone.set()
         if not self._closing:
-            how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit code {status}"
+            how = f"killed by {name_of_signal(-status)}" if status < 0 else f"exit code {status}"
             self._report(seams.TemplateDied(how))
 
     async def aclose(self) -> None:
@@ -597,36 +578,6 @@ def _append_file(name: str) -> int:
     descriptor = os.memfd_create(f"dispy-trio-{name}", os.MFD_CLOEXEC)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
     return descriptor
-
-
-def _last_lines(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    tail = os.pread(descriptor, STDERR_TAIL, max(0, size - STDERR_TAIL))
-    return b"".join(tail.splitlines(keepends=True)[-STDERR_LINES:])
-
-
-def _owns_its_id(worker: _Worker) -> bool:
-    """Is its process id still its own, or that of the group it left behind?
-
-    A worker is reaped when we say so, but when its template died before us, anybody may do it.
-    Then the id goes to a stranger only when nobody is left in the group.
-    """
-    dead = select.poll()
-    dead.register(worker.pidfd, select.POLLIN)
-    if not dead.poll(0):
-        return True
-    try:
-        state = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"  # A real-time one.
 
 
 def _parse(data: bytes) -> object:

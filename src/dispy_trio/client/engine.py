@@ -50,6 +50,7 @@ log = logging.getLogger("dispy_trio")
 LEAD_SECONDS = 0.005
 """How long a thread that waits for a lone job reads for its result itself."""
 COMPLAIN_AFTER = 3.0
+GOODBYE_GRACE = 1.0
 CLOSE_GRACE = 5.0
 """Seconds that nodes have to tell that nothing is left; then we leave and say who did not."""
 
@@ -319,8 +320,9 @@ class Engine:
         if scope.cancelled_caught:
             left = [n.key for n in self.machine.nodes.values() if n.memberships]
             log.warning("nodes %s did not confirm that nothing is left there", ", ".join(left))
-        for link in self.links.values():
-            link.goodbye()
+        with trio.move_on_after(GOODBYE_GRACE):
+            for link in self.links.values():
+                await link.leave()
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
@@ -363,9 +365,15 @@ async def open_engine(
             except BaseException as exc:  # noqa: ASYNC103
                 # Raised below: the nursery would wrap what is the caller's into a group.
                 error = exc
-            # Without end when jobs are to finish, bounded when they are to be stopped.
-            with trio.CancelScope(shield=error is not None):
-                await engine.shut_down(terminate=error is not None)
+            if error is None:
+                try:
+                    await engine.shut_down(terminate=False)
+                except BaseException as exc:  # noqa: ASYNC103
+                    error = exc
+            if error is not None:
+                # Bounded, so that a cancelled program ends.
+                with trio.CancelScope(shield=True):
+                    await engine.shut_down(terminate=True)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         ours, others = group.split(Exception)

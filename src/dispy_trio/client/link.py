@@ -56,6 +56,8 @@ class NodeLink:
     """The first node of our own: when it goes, there is no use in dialling again."""
     _peer: Peer | None = None
     _leaving: trio.Event = field(factory=trio.Event)
+    _gone: trio.Event = field(factory=trio.Event)
+    """The session has ended."""
     _next_blob: int = 1
     _neighbour: int = 0
     """Process id of a node on this machine that shares segments with us."""
@@ -170,11 +172,12 @@ class NodeLink:
         self._next_blob += 1
         return self._next_blob - 1
 
-    def goodbye(self) -> None:
-        """Leave for good."""
+    async def leave(self) -> None:
+        """Leave for good; waits until the goodbye is out."""
         self._leaving.set()
         if self._peer is not None:
             self._peer.close("the cluster is closed")
+            await self._gone.wait()
 
     # --- receiving -----------------------------------------------------------------------------
     def _on_message(self, message: messages.Message) -> None:
@@ -220,7 +223,7 @@ class NodeLink:
 
     # --- the life of the session ---------------------------------------------------------------
     async def run(self) -> None:
-        """Keep the session until `goodbye`. An unreachable node is retried for ever."""
+        """Keep the session until `leave`. An unreachable node is retried for ever."""
         retry = FIRST_RETRY
         lost_since: float | None = None
         while not self._leaving.is_set():
@@ -279,6 +282,7 @@ class NodeLink:
 
     def _forget_session(self) -> None:
         self._peer = None
+        self._gone.set()
         self._neighbour = 0
         self._withdraw_offer()
         for segment in [*(segment for segment, _ in self._lent.values()), *self._spare]:
@@ -289,6 +293,7 @@ class NodeLink:
     def _first_or_later(self, peer: Peer, theirs: Hello, message: messages.Message) -> None:
         if isinstance(message, messages.SessionState):
             self._peer = peer
+            self._gone = trio.Event()
             self.troubles.pop(self.key, None)
             self._offer_segments(peer)
             self.feed(e.NodeConnected(self.key, theirs.identity, message))

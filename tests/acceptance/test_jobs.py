@@ -348,9 +348,11 @@ async def main():
         with trio.move_on_after(0.2):
             async with dispy.open_cluster(work, nodes=nodes) as other:
                 await other.run(3)
+    began = trio.current_time()
     with trio.move_on_after(0.3):
         async with dispy.open_cluster(work, nodes=nodes) as late:
             late.submit(4)  # Left behind: the block waits for it, and is cancelled waiting.
+    assert trio.current_time() - began < 3, trio.current_time() - began
     async with dispy.open_cluster(fail, nodes=nodes) as cluster:
         try:
             await cluster.run(7)

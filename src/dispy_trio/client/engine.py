@@ -129,6 +129,7 @@ class Engine:
     closed: trio.Event = field(factory=trio.Event)
     clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
     _ended: trio.Event = field(factory=trio.Event)
+    _life: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
     usable: trio.Event = field(factory=trio.Event)
     """A node is ready to run jobs."""
     troubles: dict[str, str] = field(factory=dict)
@@ -242,15 +243,22 @@ class Engine:
     # --- tasks ---------------------------------------------------------------------------------
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a session with every node until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.host.run_timer, e.Tick())
-            if self.embedded is not None:
-                nursery.start_soon(self._keep_embedded, self.embedded)
-            else:
-                for text in dict.fromkeys(self.settings.nodes or ()):
-                    self._add_node(nursery, *parse_node(text))
-                nursery.start_soon(self._complain)
-            task_status.started()
+        # Cancelled by `open_engine` alone, when all is said to the nodes that they need to hear:
+        # a caller's cancellation reaches the caller's block, which then shuts the engine down.
+        with self._life:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.host.run_timer, e.Tick())
+                if self.embedded is not None:
+                    nursery.start_soon(self._keep_embedded, self.embedded)
+                else:
+                    for text in dict.fromkeys(self.settings.nodes or ()):
+                        self._add_node(nursery, *parse_node(text))
+                    nursery.start_soon(self._complain)
+                task_status.started()
+
+    def stop(self) -> None:
+        """End all tasks, at once."""
+        self._life.cancel()
 
     def _add_node(self, nursery: trio.Nursery, host: str, port: int) -> None:
         key = f"{host}:{port}"
@@ -374,7 +382,7 @@ async def open_engine(
                 # Bounded, so that a cancelled program ends.
                 with trio.CancelScope(shield=True):
                     await engine.shut_down(terminate=True)
-            nursery.cancel_scope.cancel()
+            engine.stop()
     except BaseExceptionGroup as group:
         ours, others = group.split(Exception)
         if ours is None or others is not None:

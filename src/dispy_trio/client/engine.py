@@ -147,6 +147,8 @@ class Engine:
 
     def wake(self) -> None:
         """There are jobs in the queue."""
+        for link in self.links.values():
+            link.end_lead()
         self._feed(e.JobsSubmitted())
 
     def wake_from_thread(self) -> bool:

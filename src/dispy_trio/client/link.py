@@ -132,6 +132,11 @@ class NodeLink:
         if self._peer is not None:
             self._peer.flush()
 
+    def end_lead(self) -> None:
+        """Results are for the engine's thread to read again."""
+        if self._peer is not None:
+            self._peer.end_lead()
+
     def send_bulk_job(self, computation: int, job: Job) -> None:
         """Send a job whose arguments are `Parts`."""
         if self._peer is None:

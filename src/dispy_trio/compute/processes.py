@@ -262,15 +262,18 @@ class ProcessTemplate:
         while not target.ring.has_records():
             if time.perf_counter() > until:
                 return
-        self._take_results(target)
+        # Only one job is out, so no segment can come before what is in the ring.
+        self._take_results(target, ring_only=True)
 
-    def _take_results(self, worker: _Worker) -> bool:
+    def _take_results(self, worker: _Worker, *, ring_only: bool = False) -> bool:
         """Deliver what the worker has completed; False when it has closed its end."""
         results: list[WorkerResult] = []
         is_open = True
         try:
             while not worker.broken:
                 results += [WorkerResult(*record) for record in worker.ring.read()]
+                if ring_only:
+                    break
                 known = len(worker.buffer)
                 is_open = self._receive(worker)
                 if len(worker.buffer) == known:

@@ -163,6 +163,7 @@ class Peer:
     _reading: threading.Lock = field(factory=threading.Lock)
     """Held by whoever reads the control connection and hands on what it says."""
     _led_until: float = -math.inf
+    _our_turn: trio.Event = field(factory=trio.Event)
     _lead_buffer: memoryview | None = None
     _decoder: FrameDecoder = field(init=False)
     _clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
@@ -331,10 +332,15 @@ class Peer:
             if count is None:
                 if self._control.descriptor is not None:
                     await self._wait_for_turn(self._control.descriptor)
-                    with self._reading:
+                    if not self._reading.acquire(blocking=False):
+                        await trio.sleep(LEAD_PAUSE / 4)  # Somebody leads after all.
+                        continue
+                    try:
                         count = self._control.receive_nowait(buffer)
                         if count and self._take_in(decoder, buffer[:count], on_message):
                             return
+                    finally:
+                        self._reading.release()
                     if count is not None and not count:
                         raise ConnectionLost(f"{self.name} closed the connection")
                     continue
@@ -365,7 +371,9 @@ class Peer:
         """Wait until there is something to read, and nobody else is about to read it."""
         while True:
             if (until := self._led_until) > trio.current_time():
-                await trio.sleep_until(until)
+                self._our_turn = trio.Event()
+                with trio.move_on_at(until):
+                    await self._our_turn.wait()
                 continue
             try:
                 await trio.lowlevel.wait_readable(descriptor)
@@ -418,6 +426,11 @@ class Peer:
             self._messages_in += 1
             go_on = take(decode(kind, body, self.name)) and go_on
         return go_on
+
+    def end_lead(self) -> None:
+        """Nobody will lead next: have the reader read again at once."""
+        self._led_until = -math.inf
+        self._our_turn.set()
 
     def handle_later(self, message: Message, on_message: Callable[[Message], None]) -> None:
         """What `lead` left to the session's own thread."""

@@ -7,6 +7,7 @@ is to cancel *accepting*, close the templates, and leave.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -357,6 +358,11 @@ async def run_node(
         LocalError: the settings can't be met; says which.
     """
     slots = slots_of(settings.cpus, outside.processors)
+    # Jobs and results are many short-lived objects in no cycles: looking for cycles among them
+    # every few hundred costs more than it finds.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     name = settings.name or platform.node()
     listener = await outside.net.listen(settings.host, settings.port)
     host, port = listener.address

@@ -78,6 +78,25 @@ except dispy.ConnectError as exc:
     assert "does not know our secret" in err
 
 
+def test_silent_and_noisy_strangers_keep_nobody_out(world: World) -> None:
+    node = world.start_node("127.0.0.2")
+    host, _, port = node.address.rpartition(":")
+    strangers = [socket.create_connection((host, int(port))) for _ in range(300)]
+    try:
+        for number, stranger in enumerate(strangers):
+            if number % 2:
+                stranger.send(bytes(range(256)) * 2)
+        script = f"""
+import dispy_trio as dispy
+with dispy.JobCluster(abs, nodes=["{node.address}"], connect_timeout=2) as cluster:
+    print(cluster.submit(-7)())
+"""
+        assert world.run(script) == "7\n"
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
 def test_a_secret_that_others_can_read_is_refused(world: World) -> None:
     secret = world.write("open-secret", "a secret of some length here\n")
     secret.chmod(0o644)

@@ -35,7 +35,7 @@ __all__ = ["run_node", "slots_of"]
 log = logging.getLogger("dispy_trio.node")
 
 UNAUTHENTICATED_LIMIT = 100
-"""Connections that may be in their handshake at a time; more are closed at once."""
+"""Connections that may be in their handshake at a time."""
 CLOSE_GRACE = 5.0
 """Seconds for templates to be killed and reaped when the node stops."""
 
@@ -88,7 +88,8 @@ class NodeService:
     work: trio.Nursery
     files: FileService
     host: Host[NodeMachineEvent, c.NodeCommand] = field(init=False)
-    handshaking: int = 0
+    _handshakes: dict[trio.CancelScope, None] = field(factory=dict)
+    """Of connections that have not proved anything yet, the oldest first."""
     _peers: dict[str, Peer] = field(factory=dict)
     _neighbours: dict[str, int] = field(factory=dict)
     """Session to process id, of the clients on this machine that share segments with us."""
@@ -221,18 +222,9 @@ class NodeService:
     # --- connections ---------------------------------------------------------------------------
     async def serve(self, stream: seams.ByteStream) -> None:
         """One connection, from its first byte to its last: nothing it does hurts another."""
-        if self.handshaking >= UNAUTHENTICATED_LIMIT:
-            await stream.aclose()
+        theirs = await self._authenticate(stream)
+        if theirs is None:
             return
-        self.handshaking += 1
-        try:
-            hello = self.outside.hello(Role.NODE, Kind.CONTROL, self.incarnation)
-            theirs = await accept_connection(stream, self.outside.secret.value, hello)
-        except DispyError as exc:
-            log.warning("refused a connection: %s", exc)
-            return
-        finally:
-            self.handshaking -= 1
         if theirs.kind == Kind.BULK:
             peer = self._peers.get(theirs.identity)
             if peer is None or not peer.attach_bulk(stream):
@@ -244,6 +236,24 @@ class NodeService:
                 log.warning("a file could not be sent: %s", exc)
         else:
             await self._serve_session(stream, theirs)
+
+    async def _authenticate(self, stream: seams.ByteStream) -> Hello | None:
+        """What an honest peer says of itself; None, and the stream is closed, for any other."""
+        scope = trio.CancelScope()
+        self._handshakes[scope] = None
+        if len(self._handshakes) > UNAUTHENTICATED_LIMIT:
+            # The oldest goes: who is honest is through in milliseconds.
+            next(iter(self._handshakes)).cancel()
+        theirs: Hello | None = None
+        try:
+            with scope:
+                hello = self.outside.hello(Role.NODE, Kind.CONTROL, self.incarnation)
+                theirs = await accept_connection(stream, self.outside.secret.value, hello)
+        except DispyError as exc:
+            log.warning("refused a connection: %s", exc)
+        finally:
+            del self._handshakes[scope]
+        return theirs
 
     async def _serve_session(self, stream: seams.ByteStream, theirs: Hello) -> None:
         session = theirs.identity

@@ -258,6 +258,18 @@ threads = [threading.Thread(target=work, args=(f,)) for f in (2, 3, 4)]
 [t.start() for t in threads]
 [t.join() for t in threads]
 assert results == {f: [n * f for n in range(200)] for f in (2, 3, 4)}
+
+sys.setswitchinterval(1e-6)
+with dispy.JobCluster(abs) as shared:
+    def submit(start):
+        results[start] = [shared.submit(-n) for n in range(start, start + 2000)]
+
+    threads = [threading.Thread(target=submit, args=(s,)) for s in (10_000, 20_000, 30_000)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert shared.wait(20)
+    for start in (10_000, 20_000, 30_000):
+        assert [job.result for job in results[start]] == list(range(start, start + 2000))
 print("ok")
 """
     )

@@ -100,6 +100,7 @@ class JobCluster(Generic[P, T]):
         self.name = self._opening.name
         self._embedded = embedded
         self._number = 0
+        self._submitting = threading.Lock()
         self._closed = False
         self._ended = 0
         self._drained = threading.Condition()
@@ -209,7 +210,9 @@ class JobCluster(Generic[P, T]):
     def _submit(self, payload: bytes | Parts) -> DispyJob[Any]:
         engine = self._engine
         assert engine is not None
-        self._number = number = self._number + 1
+        with self._submitting:
+            # Many threads may submit: no two jobs may have one number.
+            self._number = number = self._number + 1
         job: DispyJob[Any] = DispyJob(number, payload, id=next_job_id(), submit_time=_now())
         if isinstance(payload, Parts):
             job.size = payload.size

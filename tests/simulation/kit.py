@@ -221,8 +221,9 @@ class Simulation:
         self.network.host(name).crash()
         self.scopes[name].cancel()
 
-    def on_ended(self, jobs: Sequence[Job]) -> None:
+    def on_ended(self, jobs: Sequence[Job], again: bool) -> None:
         for job in jobs:
+            assert again == (job.number in self.ends)
             self.history.append((trio.current_time(), job.status.name, job.number))
             self.ends.setdefault(job.number, []).append(job.status.name)
 

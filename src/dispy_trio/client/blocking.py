@@ -164,7 +164,9 @@ class JobCluster(Generic[P, T]):
             if terminate:
                 engine.close(terminate=True)
 
-    def _on_ended(self, jobs: Sequence[Any]) -> None:
+    def _on_ended(self, jobs: Sequence[Any], again: bool) -> None:
+        if again:
+            return  # Counted when they were abandoned.
         with self._drained:
             self._ended += len(jobs)
             if self._ended >= self._number:

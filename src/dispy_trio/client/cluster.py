@@ -174,7 +174,7 @@ async def open_cluster(
     )
     opening = make_opening(computation, settings)
     embedded = None if nodes else EmbeddedNode(cpus=cpus, secret_file=secret_file)
-    async with open_engine(opening, settings, lambda _jobs: None, embedded) as engine:
+    async with open_engine(opening, settings, lambda _jobs, _again: None, embedded) as engine:
         cluster: Cluster[P, T] = Cluster(engine)
         try:
             yield cluster

@@ -117,8 +117,8 @@ class Engine:
     settings: ClusterSettings
     doors: Doors
     session: str
-    on_ended: Callable[[Sequence[Job]], None]
-    """Told of all jobs that ended, after their waiters."""
+    on_ended: Callable[[Sequence[Job], bool], None]
+    """Told of all jobs that ended, after their waiters, and whether they had ended before."""
     embedded: EmbeddedNode | None = None
     queue: deque[Job] = field(factory=deque)
     wants_jobs: bool = True
@@ -183,7 +183,7 @@ class Engine:
 
     def _perform_here(self, command: c.ClusterCommand) -> bool:
         if isinstance(command, c.AnnounceEnded):
-            self._announce(command.jobs)
+            self._announce(command.jobs, command.again)
             return True
         if not isinstance(command, c.Send) or not isinstance(command.message, messages.RunJobs):
             return False
@@ -209,8 +209,8 @@ class Engine:
     # --- what the core commands ----------------------------------------------------------------
     def _perform(self, command: c.ClusterCommand) -> None:
         match command:
-            case c.AnnounceEnded(jobs=jobs):
-                self._announce(jobs)
+            case c.AnnounceEnded(jobs=jobs, again=again):
+                self._announce(jobs, again)
                 self._ended.set()
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
@@ -234,13 +234,13 @@ class Engine:
             case _:
                 assert_never(command)
 
-    def _announce(self, jobs: Sequence[Any]) -> None:
+    def _announce(self, jobs: Sequence[Any], again: bool) -> None:
         for job in jobs:
             if job.size and job.node is not None:
                 self.links[job.node].take_back(job.number)
             if job.waiters is not None:
                 job.announce()
-        self.on_ended(jobs)
+        self.on_ended(jobs, again)
 
     # --- tasks ---------------------------------------------------------------------------------
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -350,7 +350,7 @@ class Engine:
 async def open_engine(
     opening: messages.OpenComputation,
     settings: ClusterSettings,
-    on_ended: Callable[[Sequence[Job]], None],
+    on_ended: Callable[[Sequence[Job], bool], None],
     embedded: EmbeddedNode | None = None,
     doors: Doors | None = None,
 ) -> AsyncIterator[Engine]:

@@ -188,6 +188,7 @@ class ClusterMachine:
 
     def _finished(self, node: NodeRecord, message: messages.JobsFinished, now: float) -> None:
         ended: list[Job] = []
+        revived: list[Job] = []
         outstanding = node.outstanding
         total = 0.0
         record: ComputationRecord | None = None
@@ -201,6 +202,7 @@ class ClusterMachine:
             strict=True,
         ):
             job = outstanding.get(number)
+            late: Job | None = None
             if job is None or job.attempt != attempt:
                 late = node.abandoned.pop(number, None)
                 if late is None or late.attempt != attempt or outcome == Outcome.CANCELLED:
@@ -220,12 +222,17 @@ class ClusterMachine:
             job.payload = None
             job.start_time = start or None
             job.end_time = end
+            if late is not None:
+                revived.append(job)
+                continue
             total += end - start
             ended.append(job)
         if message.outputs:
-            for job in ended:
+            for job in (*ended, *revived):
                 job.output = message.outputs.get(job.number)
         node.unacknowledged += message.numbers
+        if revived:
+            self._out.append(c.AnnounceEnded(revived, again=True))
         if not ended or record is None:
             self._acknowledge(node)
             return

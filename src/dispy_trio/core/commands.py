@@ -61,6 +61,8 @@ class AnnounceEnded:
     """Wake whoever waits for these jobs: they have their final status."""
 
     jobs: Sequence[Job]
+    again: bool = False
+    """They had ended as abandoned before, and their results came after all."""
 
 
 @frozen(eq=False)

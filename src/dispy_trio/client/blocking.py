@@ -158,7 +158,6 @@ class JobCluster(Generic[P, T]):
             self._opening, self._settings, self._on_ended, self._embedded
         ) as engine:
             self._engine = engine
-            self._queue = engine.queue
             self._started.set()
             await leave.wait()
             if terminate:

@@ -204,10 +204,11 @@ class ClusterMachine:
             job = outstanding.get(number)
             late: Job | None = None
             if job is None or job.attempt != attempt:
-                late = node.abandoned.pop(number, None)
+                late = node.abandoned.get(number)
                 if late is None or late.attempt != attempt or outcome == Outcome.CANCELLED:
                     self.stale_results += 1
                     continue
+                del node.abandoned[number]
                 job = late
                 record = self.computations[job.computation]
             else:

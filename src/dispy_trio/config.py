@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 __all__ = ["DEFAULT_PORT", "PULSE_INTERVAL", "NodeSettings"]
 
@@ -32,6 +32,23 @@ class NodeSettings:
     """Where computations have their directories; None for a folder of the user's own."""
     pulse_interval: float = PULSE_INTERVAL
     zombie_interval: float = 3600.0
-    """Seconds after which a client without contact and without running jobs is forgotten."""
-    keep_running: bool = True
-    """False for an embedded node: it ends when its one client does."""
+    """Seconds after which a client without contact and without running jobs is forgotten; 0: never."""
+    secret: str = ""
+    """The secret itself, instead of a file; dispy's way."""
+    certfile: Path | None = None
+    keyfile: Path | None = None
+    max_file_size: int = 0
+    """Bytes of one file, in either direction; 0 for no limit."""
+    message_timeout: float = 10.0
+    """Seconds that a client has to answer when a job waits for it."""
+    client_shutdown: bool = False
+    """The cleanup function of a client may end the node."""
+    force_cleanup: bool = False
+    """Remove the files of computations that ask for theirs to be kept."""
+    serve: int = -1
+    """Clients to serve before the node ends by itself; negative for no limit."""
+    gpus: int = 0
+    resources: dict[str, int] = field(factory=dict)
+    """Amounts of named resources that jobs may ask for."""
+    init: Path | None = None
+    """A Python file whose `init` runs in every computation's process before all else."""

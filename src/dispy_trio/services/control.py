@@ -1,0 +1,54 @@
+"""What may be done to a node while it runs: by its console, its service hours and its signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, frozen
+
+__all__ = ["NodeControl", "NodeReport"]
+
+
+@frozen
+class NodeReport:
+    """A node at one moment."""
+
+    name: str
+    address: str
+    """``host:port``"""
+    cpus: int
+    """Slots in use."""
+    available: int
+    """Slots it was started with."""
+    busy: int
+    """Jobs that run."""
+    jobs_done: int
+    clients: list[str]
+    """Addresses of the clients it serves, also of those that are away."""
+    computations: list[str]
+    """Their names."""
+    stopping: bool
+
+
+@define(eq=False)
+class NodeControl:
+    """The handles of a running node. All are called on its Trio thread and return at once."""
+
+    host: str
+    port: int
+    set_cpus: Callable[[int], int]
+    """Use that many slots; 0 takes no new jobs, negative leaves that many free. What runs goes on.
+    Returns the slots in use from now on.
+
+    Raises:
+        LocalError: there are not so many.
+    """
+    drain: Callable[[], None]
+    """Take no new jobs, let those that run end, deliver their results, and end the node."""
+    leave: Callable[[], None]
+    """Take no new clients, and end the node when the computations that are open are closed."""
+    quit: Callable[[], None]
+    """End the node now, and all that runs on it."""
+    release: Callable[[], int]
+    """Forget clients that are away and have nothing running; returns how many."""
+    report: Callable[[], NodeReport]

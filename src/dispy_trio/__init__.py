@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dispy_trio import config as config
+    from dispy_trio import job as job
     from dispy_trio.client.blocking import JobCluster as JobCluster
     from dispy_trio.client.cluster import Cluster as Cluster
     from dispy_trio.client.cluster import open_cluster as open_cluster
     from dispy_trio.client.handles import JobHandle as JobHandle
     from dispy_trio.client.jobs import DispyJob as DispyJob
+    from dispy_trio.client.nodes import ClusterStatus as ClusterStatus
+    from dispy_trio.client.nodes import DispyNode as DispyNode
+    from dispy_trio.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
+    from dispy_trio.client.nodes import NodeAllocate as NodeAllocate
     from dispy_trio.errors import AuthenticationError as AuthenticationError
     from dispy_trio.errors import ClusterClosed as ClusterClosed
     from dispy_trio.errors import ClusterFailed as ClusterFailed
@@ -30,9 +36,8 @@ if TYPE_CHECKING:
     from dispy_trio.errors import RemoteTraceback as RemoteTraceback
     from dispy_trio.errors import ResultUnpicklable as ResultUnpicklable
     from dispy_trio.errors import VersionMismatch as VersionMismatch
-    from dispy_trio.models import ClusterStatus as ClusterStatus
+    from dispy_trio.logs import logger as logger
     from dispy_trio.models import JobStatus as JobStatus
-    from dispy_trio.models import NodeInfo as NodeInfo
 
 _HOMES = {
     "JobCluster": "client.blocking",
@@ -40,9 +45,11 @@ _HOMES = {
     "open_cluster": "client.cluster",
     "DispyJob": "client.jobs",
     "JobHandle": "client.handles",
-    "ClusterStatus": "models",
     "JobStatus": "models",
-    "NodeInfo": "models",
+    "logger": "logs",
+    **dict.fromkeys(
+        ("ClusterStatus", "DispyNode", "DispyNodeAvailInfo", "NodeAllocate"), "client.nodes"
+    ),
     **dict.fromkeys(
         (
             "AuthenticationError",
@@ -64,12 +71,17 @@ _HOMES = {
     ),
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 - every key is a str
+_MODULES = frozenset({"config", "job"})
+
+__all__ = [*sorted([*_HOMES, *_MODULES]), "__version__"]  # noqa: PLE0604 - every key is a str
 
 
 def __getattr__(name: str) -> object:
     import importlib
 
+    if name in _MODULES:
+        # Importing a module of this package sets the attribute, too.
+        return importlib.import_module(f"{__name__}.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

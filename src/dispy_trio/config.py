@@ -1,15 +1,63 @@
-"""Settings, read once by the command line and passed down."""
+"""Settings: those of a node, read once by the command line and passed down, and dispy's own names
+for ports and limits, which programs set before they make a cluster."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from attrs import field, frozen
 
-__all__ = ["DEFAULT_PORT", "PULSE_INTERVAL", "NodeSettings"]
+__all__ = [
+    "DEFAULT_PORT",
+    "PULSE_INTERVAL",
+    "ClientPort",
+    "DispyPort",
+    "HTTPServerPort",
+    "IPv4MulticastGroup",
+    "IPv6MulticastGroup",
+    "Java",
+    "MaxFileSize",
+    "MsgTimeout",
+    "NodePort",
+    "NodeSettings",
+    "SharedSchedulerPort",
+    "node_port",
+]
+
+DispyPort = 9700
+"""The first of the ports; the others count from it."""
+ClientPort: str | int = "DispyPort"
+"""Has no effect: clients listen nowhere."""
+NodePort: str | int = "DispyPort + 1"
+"""Where nodes are looked for that are named without a port."""
+SharedSchedulerPort: str | int = "DispyPort + 2"
+HTTPServerPort = 8181
+IPv6MulticastGroup = "ff05::b409:3171:9705:5134:6159"
+IPv4MulticastGroup = "239.255.61.59"
+MsgTimeout = 10
+"""Seconds that a job's news may take to be acknowledged."""
+MaxFileSize = 0
+"""Bytes of a file that a job may send here; 0 for no limit."""
+Java = "/usr/bin/java"
 
 DEFAULT_PORT = 9701
 """dispy's node port: DispyPort + 1."""
+
+
+def node_port() -> int:
+    """The port of nodes that are named without one, by `NodePort` and `DispyPort`.
+
+    Raises:
+        ValueError: `NodePort` is neither a number nor ``DispyPort + N``.
+    """
+    if isinstance(NodePort, int):
+        return NodePort
+    found = re.fullmatch(r"\s*DispyPort\s*(?:\+\s*(\d+))?\s*", NodePort)
+    if found is None:
+        raise ValueError(f"config.NodePort is {NodePort!r}; it has to be a number or DispyPort + N")
+    return DispyPort + int(found[1] or 0)
+
 
 PULSE_INTERVAL = 5.0
 """Seconds between signs of life; three missed ones are a death."""

@@ -1,4 +1,4 @@
-"""What a running job may ask of its node.
+"""What a running job may ask of its node and tell its client.
 
 Import it inside of a job, or in the module of a computation: ``from dispy_trio import job``. Each
 function raises `RuntimeError` when it is called outside of a job.
@@ -7,11 +7,26 @@ function raises `RuntimeError` when it is called outside of a job.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+import pickle
+from typing import Any, NamedTuple
 
-from dispy_trio.child import calls
+from dispy_trio.child import calls, context
 
-__all__ = ["FileRef", "fetch_file", "keep_file"]
+__all__ = [
+    "FileRef",
+    "cancelled",
+    "directory",
+    "fetch_file",
+    "keep_file",
+    "node_address",
+    "node_name",
+    "progress",
+    "provisional_result",
+    "send_file",
+]
+
+CLIENT_TIMEOUT = 10.0
+"""Seconds that the client has to take what a job sends it; dispy's ``MsgTimeout``."""
 
 
 class FileRef(NamedTuple):
@@ -24,6 +39,77 @@ class FileRef(NamedTuple):
     """Bytes."""
 
 
+def provisional_result(result: Any, *, timeout: float = CLIENT_TIMEOUT) -> None:
+    """Send the client a result before the end of the job, and wait until it is there.
+
+    The client's `job_status` is called with it. Results keep their order.
+
+    Raises:
+        OSError: the client is not there, or did not take it within `timeout` seconds.
+        Exception: the result can't be pickled.
+    """
+    import cloudpickle
+
+    try:
+        data = pickle.dumps(result, 5)
+    except Exception:
+        data = cloudpickle.dumps(result, 5)
+    calls.call("provisional_result", {"timeout": float(timeout)}, data)
+
+
+def progress(fraction: float, text: str = "") -> None:
+    """Tell how far this job is; the client sees it as ``job.progress``.
+
+    Args:
+        fraction: of the whole, 0 to 1.
+        text: what is being done, up to 1000 characters.
+
+    Raises:
+        ValueError: the fraction is not between 0 and 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is {fraction}; it has to be between 0 and 1")
+    calls.call("progress", {"fraction": float(fraction), "text": str(text)[:1000]})
+
+
+def cancelled() -> bool:
+    """Was this job cancelled, or has it run longer than its timeout?
+
+    For jobs that catch KeyboardInterrupt, and for their threads.
+    """
+    return context.is_cancelled()
+
+
+def directory() -> str:
+    """Where this job runs: the directory of its computation, or its own if it has dependencies."""
+    return context.directory
+
+
+def node_name() -> str:
+    """Name of the node that runs this job."""
+    return context.node_name
+
+
+def node_address() -> str:
+    """IP address of the node that runs this job."""
+    return context.node_address
+
+
+def send_file(path: str | os.PathLike[str], *, timeout: float = CLIENT_TIMEOUT) -> None:
+    """Send a file to the client, which stores it at the same relative path where it was started.
+
+    Args:
+        path: of a file in the job's directory.
+        timeout: seconds that the client may take without any of it moving.
+
+    Raises:
+        OSError: it is no such file, lies outside of the job's directory, is larger than the node or
+            the client allows, or the client did not take it; the text says which.
+    """
+    full = os.path.abspath(os.fspath(path))
+    calls.call("send_file", {"path": full, "timeout": float(timeout)})
+
+
 def keep_file(path: str | os.PathLike[str]) -> FileRef:
     """Give a file of this job's directory into the node's keeping, for other jobs to fetch.
 
@@ -32,7 +118,7 @@ def keep_file(path: str | os.PathLike[str]) -> FileRef:
     Raises:
         OSError: the node can't keep it; the text says why.
     """
-    answer = calls.call("keep_file", {"path": os.fspath(path)})
+    answer = calls.call("keep_file", {"path": os.path.abspath(os.fspath(path))})
     return FileRef(answer["address"], answer["file"], answer["size"])
 
 

@@ -9,35 +9,50 @@ a scheduler), ``node`` is whoever runs it.
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
+
+from dispy_trio.models import Conditions
 
 __all__ = [
     "BULK_THRESHOLD",
     "MESSAGE_TYPES",
+    "AckProvisional",
     "AckResults",
     "AnswerSegments",
     "CancelJobs",
     "CloseComputation",
     "ComputationClosed",
     "ComputationFailed",
+    "ComputationOptions",
     "ComputationReady",
     "FetchFile",
+    "FileAnswer",
     "FileFollows",
     "FileMissing",
+    "FileOffered",
+    "FileStored",
+    "FileWanted",
     "Goodbye",
+    "JobOutput",
+    "JobProgress",
+    "JobProvisional",
     "JobsFinished",
     "JobsReturned",
     "JobsStarted",
     "Message",
+    "NodeCpus",
     "NodeStatus",
     "OfferSegments",
     "OpenComputation",
     "Ping",
     "Pong",
+    "PutFile",
     "RecallJobs",
     "RunBulkJob",
     "RunJobs",
     "SessionState",
+    "SetCpus",
+    "WatchNode",
 ]
 
 BULK_THRESHOLD = 256 * 1024
@@ -81,22 +96,62 @@ class SessionState:
     numbers: list[int]
     """Numbers of the jobs waiting, running, or ended and not yet acknowledged."""
     computations: list[int]
+    resources: dict[str, int] = field(factory=dict)
+    """Amounts of what jobs may ask for beside slots; GPUs under ``gpus``."""
 
 
 @frozen
 class NodeStatus:
-    """Resources of the node, on every pulse."""
+    """What is free on the node's machine, for who watches it."""
 
-    cpu_percent: float
-    memory_free: int
-    """Bytes."""
-    disk_free: int
-    """Bytes."""
-    swap_percent_free: float
+    cpu: float
+    """Percent of all processors together that is idle."""
+    memory: int
+    """Bytes that programs may still use."""
+    disk: int
+    """Bytes, where computations have their files."""
+    swap: float
+    """Percent that is free."""
+
+
+@frozen
+class NodeCpus:
+    """The node has that many slots from now on; with none it takes no new jobs."""
+
     cpus: int
 
 
 # Client to node.
+@frozen
+class WatchNode:
+    """Send me `NodeStatus` every so many seconds."""
+
+    interval: float
+    now: bool
+    """The first one at once: I need it to decide whether to use the node."""
+
+
+@frozen
+class ComputationOptions:
+    """How a node runs one computation."""
+
+    dest_path: str = ""
+    """Directory that lasts from one computation to the next, below the client's own; empty for a
+    fresh one."""
+    keep_files: bool = False
+    """Leave the files there at the end."""
+    arguments: bytes = b""
+    """Pickled arguments of setup and cleanup, for this node."""
+    setup_timeout: float = 0.0
+    """Seconds; 0 for no limit."""
+    cpus: int = 0
+    """Slots it may use; 0 for all."""
+    live_output: bool = False
+    """Send what jobs write while they run."""
+    has_cleanup: bool = False
+    """There is a function to call at the end."""
+
+
 @frozen
 class OpenComputation:
     """Here is a computation; make a template process for it."""
@@ -109,7 +164,15 @@ class OpenComputation:
     """Empty when it comes over the bulk connection as `blob`."""
     blob: int
     """Identity of the blob that carries the bundle; 0 when it is inline."""
-    options: dict[str, str | int | float | bool | None]
+    options: ComputationOptions = ComputationOptions()
+
+
+@frozen
+class SetCpus:
+    """Use that many slots for the computation from now on."""
+
+    computation: int
+    cpus: int
 
 
 @frozen
@@ -122,6 +185,8 @@ class RunJobs:
     payloads: list[bytes]
     acknowledged: list[int]
     """As `AckResults`."""
+    conditions: Conditions | None = None
+    """Of each of these jobs; None for those that ask for nothing."""
 
 
 @frozen
@@ -137,6 +202,7 @@ class RunBulkJob:
     """Bytes of each part of the blob: the pickle first, then its out-of-band buffers."""
     segment: int
     """Descriptor in the client's process; -1 when the argument comes as a blob."""
+    conditions: Conditions | None = None
 
 
 @frozen
@@ -185,6 +251,25 @@ class CloseComputation:
 
     computation: int
     terminate: bool
+    release: bool = True
+    """False when it is opened again at once: its files stay."""
+
+
+@frozen
+class AckProvisional:
+    """A provisional result has arrived; `taken` says whether anybody wants it."""
+
+    request: int
+    taken: bool
+
+
+@frozen
+class FileAnswer:
+    """What became of a `FileOffered`."""
+
+    request: int
+    text: str
+    """Empty when it is stored; else why not."""
 
 
 # Node to client.
@@ -248,6 +333,88 @@ class JobsFinished:
     """Number to (descriptor in the node's process, sizes), on one machine."""
 
 
+@frozen
+class JobProvisional:
+    """What a running job wants known before its end; answered by `AckProvisional`."""
+
+    number: int
+    attempt: int
+    request: int
+    payload: bytes
+    """The pickled result; empty when it comes as `blob`."""
+    blob: int
+
+
+@frozen
+class JobProgress:
+    """How far a running job says it is."""
+
+    number: int
+    attempt: int
+    fraction: float
+    text: str
+
+
+@frozen
+class JobOutput:
+    """What a running job has written since the last of these."""
+
+    number: int
+    attempt: int
+    stdout: bytes
+    stderr: bytes
+
+
+@frozen
+class FileOffered:
+    """A running job wants you to have a file: fetch it, and say with `FileAnswer` when it is safe."""
+
+    request: int
+    file: str
+    """As in `FetchFile`."""
+    path: str
+    """Relative to the directory of the computation."""
+    size: int
+    mode: int
+    modified: float
+    """Seconds since the epoch."""
+
+
+# Over a connection for files. A client to a node: files that computations and jobs need.
+@frozen
+class PutFile:
+    """I have a file for a computation; answered by `FileWanted`, `FileStored` or `FileMissing`."""
+
+    request: int
+    computation: int
+    job: int
+    """The job it is for; 0 when it is for all of them."""
+    dest_path: str
+    """As in `ComputationOptions`."""
+    path: str
+    """Relative to the directory of the computation or the job."""
+    size: int
+    digest: str
+    """SHA-256 of the content, hex."""
+    mode: int
+    modified: float
+    """Seconds since the epoch."""
+
+
+@frozen
+class FileWanted:
+    """Send its bytes, right behind this frame's answer."""
+
+    request: int
+
+
+@frozen
+class FileStored:
+    """It is there, whole and verified."""
+
+    request: int
+
+
 # Node to node, or client to node: files that jobs left on the node that made them.
 @frozen
 class FetchFile:
@@ -298,6 +465,18 @@ Message = (
     | FetchFile
     | FileFollows
     | FileMissing
+    | WatchNode
+    | SetCpus
+    | AckProvisional
+    | FileAnswer
+    | NodeCpus
+    | JobProvisional
+    | JobProgress
+    | JobOutput
+    | FileOffered
+    | PutFile
+    | FileWanted
+    | FileStored
 )
 
 MESSAGE_TYPES: dict[int, type[Message]] = {
@@ -324,5 +503,17 @@ MESSAGE_TYPES: dict[int, type[Message]] = {
     50: FetchFile,
     51: FileFollows,
     52: FileMissing,
+    18: WatchNode,
+    19: SetCpus,
+    20: AckProvisional,
+    21: FileAnswer,
+    37: NodeCpus,
+    38: JobProvisional,
+    39: JobProgress,
+    40: JobOutput,
+    41: FileOffered,
+    53: PutFile,
+    54: FileWanted,
+    55: FileStored,
 }
 """The number in a frame's header that tells its type. Numbers are never reused."""

@@ -8,9 +8,18 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
-__all__ = ["ClusterStatus", "Job", "JobStatus", "NodeInfo", "Outcome"]
+__all__ = [
+    "CONDITIONS_OF_MOST",
+    "Conditions",
+    "Job",
+    "JobExtras",
+    "JobFile",
+    "JobOptions",
+    "JobStatus",
+    "Outcome",
+]
 
 
 class JobStatus(IntEnum):
@@ -44,30 +53,73 @@ class Outcome(IntEnum):
     """Never started: its arguments can't be unpickled there, say; UTF-8 text."""
     INTERRUPTED = 7
     """Cancelled while it ran; UTF-8 text."""
+    TIMED_OUT = 8
+    """It ran longer than its timeout, or its deadline passed; UTF-8 text."""
 
 
 @frozen
-class NodeInfo:
-    """A node as a cluster sees it."""
+class Conditions:
+    """What a job asks of the node that runs it."""
 
-    name: str
-    address: str
-    """``host:port``"""
-    cpus: int
-    busy: int
-    """Jobs sent there that have not ended."""
-    jobs_done: int
-    cpu_time: float
-    """Seconds of wall time its jobs took, summed."""
-    connected: bool
+    timeout: float = 0.0
+    """Seconds that one try may run; 0 for no limit."""
+    cpus: int = 1
+    """Slots it takes."""
+    gpus: int = 0
+    resources: dict[str, int] = field(factory=dict)
+    """Amounts of named resources it takes."""
+    isolated: bool = False
+    """It has a worker process of its own, forked for it."""
+    max_jobs: int = 0
+    """Jobs after which its worker is replaced; 0 for no limit."""
+    memory: int = 0
+    """Bytes of memory its process may use; 0 for no limit."""
 
 
-class ClusterStatus(NamedTuple):
-    """What `JobCluster.status` returns; a named tuple, as in dispy."""
+CONDITIONS_OF_MOST = Conditions()
 
-    nodes: list[NodeInfo]
-    jobs_pending: int
-    """Jobs submitted that have not ended."""
+
+@frozen
+class JobOptions:
+    """How one job is to be run; see `JobCluster.options`."""
+
+    conditions: Conditions = CONDITIONS_OF_MOST
+    priority: int = 0
+    """Higher ones go first; 0 is everybody's."""
+    deadline: float | None = None
+    """Seconds after its submission."""
+    retries: int = 0
+    """How often it is tried again after it failed."""
+    retry_delay: float = 1.0
+    """Seconds before the first new try; doubled each time."""
+
+
+class JobFile(NamedTuple):
+    """A file to be put where a job or a computation runs."""
+
+    source: str
+    """Path at the client."""
+    target: str
+    """Relative path on the node."""
+
+
+@define(eq=False)
+class JobExtras:
+    """What only few jobs have."""
+
+    options: JobOptions = JobOptions()
+    files: tuple[JobFile, ...] = ()
+    """To be put into its directory before it starts."""
+    pinned: str | None = None
+    """The node it must run on, by its key."""
+    tries: int = 0
+    """New tries made, of `options.retries`."""
+    late: bool = False
+    """Its deadline has passed."""
+    provisional: Any = None
+    """The pickled result it has sent last, before its end."""
+    progress: tuple[float, str] | None = None
+    """What it told of itself: a fraction of 1, and a text."""
 
 
 @define(eq=False)
@@ -95,3 +147,4 @@ class Job:
     cancelling: bool = False
     output: tuple[bytes, bytes] | None = None
     """What it wrote to stdout and stderr."""
+    extras: JobExtras | None = None

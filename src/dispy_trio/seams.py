@@ -139,8 +139,16 @@ class Store(Protocol):
         """Make a fresh directory, 0700, whose name begins with `name`; return its path."""
         ...
 
+    def lasting_directory(self, name: str) -> str:
+        """The directory of that name, 0700, which outlives the node; made when it is missing."""
+        ...
+
     def remove_directory(self, path: str) -> None:
         """Remove it and all below; one that is gone already is fine."""
+        ...
+
+    def close(self) -> None:
+        """Remove the directories that are left, but for the lasting ones."""
         ...
 
     def make_segment(self, size: int) -> tuple[int, memoryview]:
@@ -195,6 +203,15 @@ class Template(Protocol):
         """Ask an idle worker to exit; `WorkerDied` follows with ``how="stopped"``."""
         ...
 
+    def output(self, worker: int, sequence: int) -> tuple[bytes, bytes]:
+        """What the job has written to stdout and stderr since this was asked last; nothing when
+        it does not run any more."""
+        ...
+
+    async def clean_up(self, timeout: float) -> str:
+        """Kill the workers and run the computation's cleanup; what went wrong, or nothing."""
+        ...
+
     def answer(self, worker: int, call: int, body: dict[str, Any]) -> None:
         """Answer a `WorkerCall`."""
         ...
@@ -211,7 +228,13 @@ class TemplateSettings:
     directory: str
     """The computation's directory: workers start in it, and it is first on ``sys.path``."""
     node_name: str = ""
-    node_address: str = ""
+    node_ip: str = ""
+    arguments: bytes = b""
+    """Pickled arguments of setup and cleanup."""
+    setup_timeout: float = 0.0
+    """Seconds until `TemplateFailed`; 0 for no limit."""
+    init: str = ""
+    """Path of the node's own Python file, which is run before all else."""
     environment: dict[str, str] = field(factory=dict)
     output_limit: int = 1 << 20
     """Bytes kept of each of a job's stdout and stderr; the middle of longer ones is cut out."""

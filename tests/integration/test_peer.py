@@ -486,7 +486,7 @@ def test_a_cancelled_owner_leaves_nothing_open() -> None:
 def test_a_reset_at_any_byte_is_an_end_and_never_a_hang() -> None:
     messages: list[Message] = [
         ComputationReady(1),
-        NodeStatus(1.5, 2, 3, 4.0, 5),
+        NodeStatus(1.5, 2, 3, 4.0),
         ComputationFailed(2, "text"),
         CloseComputation(3, True),
     ]

@@ -13,8 +13,11 @@ import trio
 from attrs import define, field
 
 from dispy_trio import messages, seams
-from dispy_trio.client.engine import ClusterSettings, Doors, Engine, open_engine
+from dispy_trio.client.engine import Doors, Engine, open_engine
 from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.listening import Listener
+from dispy_trio.client.nodes import choose_nodes
+from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import ConnectionLost
 from dispy_trio.models import Job, Outcome
@@ -119,6 +122,13 @@ class ScriptedTemplate:
 
     stop_worker = kill
 
+    def output(self, worker: int, sequence: int) -> tuple[bytes, bytes]:
+        return b"", b""
+
+    async def clean_up(self, timeout: float) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
+
     def answer(self, worker: int, call: int, body: dict[str, Any]) -> None:
         raise AssertionError("these jobs ask nothing")
 
@@ -167,6 +177,25 @@ class NoDirectories(DiskStore):
         pass
 
 
+async def read_status(seconds: float | None) -> messages.NodeStatus:
+    await trio.sleep(seconds or 0)
+    return messages.NodeStatus(50.0, 10**9, 10**10, 100.0)
+
+
+class History(Listener):
+    """Writes down how jobs end."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+
+    def ended(self, jobs: Sequence[Job], again: bool) -> None:
+        simulation = self._simulation
+        for job in jobs:
+            assert again == (job.number in simulation.ends)
+            simulation.history.append((trio.current_time(), job.status.name, job.number))
+            simulation.ends.setdefault(job.number, []).append(job.status.name)
+
+
 @define(eq=False)
 class Simulation:
     """Three nodes and a client, and what happened to them."""
@@ -204,6 +233,7 @@ class Simulation:
             secret=SECRET,
             processors=self.slots,
             draw_token=seeded_tokens(self.seed, life),
+            read_status=read_status,
         )
         settings = NodeSettings(host=name, port=PORT, name=name, pulse_interval=1.0)
         with trio.CancelScope() as scope:
@@ -221,12 +251,6 @@ class Simulation:
         self.network.host(name).crash()
         self.scopes[name].cancel()
 
-    def on_ended(self, jobs: Sequence[Job], again: bool) -> None:
-        for job in jobs:
-            assert again == (job.number in self.ends)
-            self.history.append((trio.current_time(), job.status.name, job.number))
-            self.ends.setdefault(job.number, []).append(job.status.name)
-
     def submit(self, engine: Engine, count: int) -> None:
         for number in range(len(self.jobs) + 1, len(self.jobs) + 1 + count):
             job: DispyJob[int] = DispyJob(number, pickle.dumps(((number,), {})), id=number)
@@ -237,11 +261,12 @@ class Simulation:
     def run(self, scenario: Callable[[Simulation, Engine, trio.Nursery], Any]) -> None:
         """Run a scenario, then wait until all its jobs have ended, in virtual time."""
         settings = ClusterSettings(
-            nodes=[f"{name}:{PORT}" for name in self.node_names],
+            choose_nodes([f"{name}:{PORT}" for name in self.node_names]),
             reentrant=self.reentrant,
             pulse_interval=1.0,
         )
-        opening = messages.OpenComputation(1, "double", "00", b"bundle", 0, {})
+        work = Work(messages.OpenComputation(1, "double", "00", b"bundle", 0))
+        history = History(self)
         doors = Doors(self.network.host("10.0.0.1"), SECRET, seeded_tokens(self.seed, "client"))
 
         async def main() -> None:
@@ -249,7 +274,7 @@ class Simulation:
                 async with trio.open_nursery() as nursery:
                     for name in self.node_names:
                         await nursery.start(self.run_node, name)
-                    async with open_engine(opening, settings, self.on_ended, doors=doors) as engine:
+                    async with open_engine(work, settings, history, doors=doors) as engine:
                         await scenario(self, engine, nursery)
                         await engine.wait_drained()
                     nursery.cancel_scope.cancel()

@@ -170,11 +170,12 @@ def run_project(directory: Path, files: dict[str, str], *command: str) -> dict[s
         path.write_bytes(textwrap.dedent(text).encode("latin-1"))
     source = Path(packaging.__file__).parents[2]
     tail = """
-        import json, pickle
+        import json, pickle, cloudpickle
         from dispy_trio.compute.packaging import pack_computation
-        sources, pickled = pickle.loads(pack_computation(job).data)
+        sources, pickled, _ = pickle.loads(pack_computation(job).data)
+        function = pickle.loads(pickled)["function"]
         print(json.dumps({"names": sorted(sources), "sources": sources,
-                          "function": pickled.hex()}))
+                          "function": cloudpickle.dumps(function).hex()}))
     """
     main = directory / "main.py"
     main.write_text(main.read_text() + textwrap.dedent(tail))

@@ -1,4 +1,7 @@
-"""What a running job asks of its node: one request, one answer, as JSON."""
+"""What a running job asks of its node: one request, one answer, as JSON.
+
+A request may carry bytes of any length beside it, in a memory file.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import socket
 import threading
 from typing import Any
+
+from dispy_trio.child.parts import write_segment
 
 __all__ = ["CALL_LIMIT", "call", "connect"]
 
@@ -26,7 +31,7 @@ def connect(sock: socket.socket) -> None:
     _owner = os.getpid()
 
 
-def call(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+def call(kind: str, body: dict[str, Any], data: bytes | None = None) -> dict[str, Any]:
     """Ask, and wait for the answer; safe from any thread of the job.
 
     Raises:
@@ -42,12 +47,12 @@ def call(kind: str, body: dict[str, Any]) -> dict[str, Any]:
         request = json.dumps({"call": number, "kind": kind, "body": body}).encode()
         if len(request) > CALL_LIMIT:
             raise OSError(f"{kind}: a request of {len(request)} bytes is too long")
-        _socket.send(request)
+        _send(_socket, request, data)
         while True:
-            data = _socket.recv(CALL_LIMIT)
-            if not data:
+            received = _socket.recv(CALL_LIMIT)
+            if not received:
                 raise OSError("the node is gone")
-            answer = json.loads(data)
+            answer = json.loads(received)
             # An answer to a call that an interrupt cut short may still come before ours.
             if answer["call"] == number:
                 break
@@ -55,3 +60,14 @@ def call(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
         raise OSError(result["error"])
     return result
+
+
+def _send(sock: socket.socket, request: bytes, data: bytes | None) -> None:
+    if data is None:
+        sock.send(request)
+        return
+    segment = write_segment([data])
+    try:
+        socket.send_fds(sock, [request], [segment])
+    finally:
+        os.close(segment)

@@ -8,9 +8,11 @@ attached. Up: a frame of fixed size, with a descriptor attached when it announce
 from __future__ import annotations
 
 import array
+import json
 import socket
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "BELL",
@@ -21,6 +23,7 @@ __all__ = [
     "WITH_SEGMENT",
     "encode_batch",
     "encode_segment_job",
+    "encode_settings",
     "parse_batch",
     "receive_into",
     "receive_message",
@@ -78,6 +81,13 @@ def encode_segment_job(sequence: int, sizes: Sequence[int]) -> bytes:
     """One job whose arguments are the attached segment."""
     blob = struct.pack(f"<{len(sizes)}Q", *sizes)
     table = _JOB.pack(sequence, len(blob), len(sizes))
+    return _BATCH.pack(1, len(table) + len(blob)) + table + blob
+
+
+def encode_settings(settings: dict[str, Any]) -> bytes:
+    """How the worker has to be for the one job that follows: a job with sequence 0."""
+    blob = json.dumps(settings).encode()
+    table = _JOB.pack(0, len(blob), 0)
     return _BATCH.pack(1, len(table) + len(blob)) + table + blob
 
 

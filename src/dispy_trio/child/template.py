@@ -26,10 +26,12 @@ from typing import Any, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
 
-from dispy_trio.child import calls, importer
+from dispy_trio.child import calls, context, importer
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.jobs import receive_message
+from dispy_trio.child.legacy import job_names
 from dispy_trio.child.ring import RING_SIZE, Ring
+from dispy_trio.child.scope import Scope, add_builtins, import_unimported
 from dispy_trio.child.worker import Worker
 
 __all__ = ["main"]
@@ -57,6 +59,12 @@ class Template:
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
         self._function: Callable[..., Any] | None = None
+        self._scope = Scope(())
+        self._cleanup: Callable[..., Any] | None = None
+        self._arguments: tuple[Any, ...] = ()
+        """Of setup and cleanup."""
+        self._close_node: Callable[[], Any] | None = None
+        """What the node's own ``--init`` file wants called at the end."""
         self._settings: dict[str, Any] = {}
         self._workers: dict[int, tuple[int, int]] = {}
         """pidfd to (worker, process id)."""
@@ -97,9 +105,13 @@ class Template:
             case "fork":
                 self._fork(message["worker"], *descriptors)
             case "reap":
-                os.waitpid(message["pid"], 0)
-                self._unreaped.discard(message["pid"])
+                # After a cleanup, which reaps everybody, it may be gone already.
+                if message["pid"] in self._unreaped:
+                    os.waitpid(message["pid"], 0)
+                    self._unreaped.discard(message["pid"])
                 self._reap_strays()
+            case "clean up":
+                self._clean_up()
 
     # --- what is left --------------------------------------------------------------------------
     # We are the reaper of orphans below us: also programs that jobs started and that left their
@@ -116,6 +128,10 @@ class Template:
 
     def _end(self) -> NoReturn:
         """Kill and reap everything below us, and exit."""
+        self._kill_all()
+        os._exit(0)
+
+    def _kill_all(self) -> None:
         for pid in [*(pid for _, pid in self._workers.values()), *self._unreaped]:
             os.killpg(pid, signal.SIGKILL)
         # Whoever is killed leaves us its own children.
@@ -123,36 +139,100 @@ class Template:
             for pid in children:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-        os._exit(0)
 
     # --- the bundle ----------------------------------------------------------------------------
-    def _load(self, message: dict[str, Any], bundle: int) -> None:
+    def _load(self, message: dict[str, Any], bundle: int, arguments: int) -> None:
         self._settings = settings = message["settings"]
         try:
             os.chdir(settings["directory"])
             os.environ.update(settings["environment"])
             sys.path.insert(0, settings["directory"])
+            context.root = context.directory = settings["directory"]
+            context.node_name = settings["node_name"]
+            context.node_address = settings["node_ip"]
+            add_builtins(job_names(self._shut_node_down))
+            if settings["init"]:
+                self._run_init(settings["init"])
             with open(bundle, "rb") as file:
                 file.seek(0)  # The offset is shared with whoever wrote it.
-                sources, pickled = pickle.loads(file.read())
+                sources, pickled, unimported = pickle.loads(file.read())
+            import_unimported(unimported)
             if sources:
                 importer.install(sources)
                 written = os.path.join(settings["directory"], ".modules")
                 importer.write_out(sources, written)
                 sys.path.insert(1, written)
-            self._function = pickle.loads(pickled)
+            with open(arguments, "rb") as file:
+                file.seek(0)
+                given = file.read()
+            failure = self._set_up(pickle.loads(pickled), given)
         except BaseException as exc:
-            text = "".join(traceback.format_exception(exc))
+            failure = "".join(traceback.format_exception(exc))
             if isinstance(exc, ModuleNotFoundError):
-                text += (
+                failure += (
                     f"\nsend the module {exc.name!r} along with depends=, or install it on the node"
                 )
-            self._send({"kind": "failed", "text": text[-_TEXT:]})
+        if failure:
+            self._send({"kind": "failed", "text": failure[-_TEXT:]})
             return
         # What is here now is shared with the workers: keep the collector from touching it.
         gc.collect()
         gc.freeze()
         self._send({"kind": "loaded"})
+
+    def _set_up(self, parts: dict[str, Any], given: bytes) -> str:
+        """Take the computation's parts and run its setup; what is wrong with them, or nothing."""
+        self._function = parts["function"]
+        self._cleanup = parts.get("cleanup")
+        code = parts.get("code", {})
+        setup = parts.get("setup")
+        self._scope = Scope((self._function, setup, self._cleanup, *code.values()))
+        self._scope.add(code)
+        if "init_depends" in code:
+            self._scope.share_what_is_made_by(code["init_depends"])
+        if given:
+            self._arguments = pickle.loads(given)
+        if setup is None:
+            return ""
+        status = self._scope.share_what_is_made_by(lambda: setup(*self._arguments))
+        # dispy's 0, 1 and 2 said in which process jobs are to run; here it is always this one.
+        if status not in (0, 1, 2):
+            return f'"setup" failed with {status!r}; it has to return 0, 1 or 2'
+        return ""
+
+    def _run_init(self, path: str) -> None:
+        """Run the node's own file: what it defines is known to all computations."""
+        names: dict[str, Any] = {"__name__": "dispy_node_init", "__file__": path}
+        with open(path, encoding="utf-8") as file:
+            exec(compile(file.read(), path, "exec"), names)
+        init = names.get("init")
+        if init is not None and (status := init()) != 0:
+            raise RuntimeError(f"init of the node's file {path} returned {status!r} instead of 0")
+        self._close_node = names.get("close")
+        hidden = ("init", "close")
+        add_builtins({k: v for k, v in names.items() if not k.startswith("__") and k not in hidden})
+
+    def _clean_up(self) -> None:
+        """Run cleanup, with nothing of the computation left but us."""
+        self._poll = select.poll()
+        self._poll.register(self._supervisor, select.POLLIN)
+        self._kill_all()
+        for pidfd in self._workers:
+            os.close(pidfd)
+        self._workers.clear()
+        self._unreaped.clear()
+        text = ""
+        for function, arguments in ((self._cleanup, self._arguments), (self._close_node, ())):
+            try:
+                if function is not None:
+                    function(*arguments)
+            except BaseException as exc:
+                text += "".join(traceback.format_exception(exc))
+        self._send({"kind": "cleaned up", "text": text[-_TEXT:]})
+
+    def _shut_node_down(self) -> None:
+        """``dispynode_shutdown``: for cleanup functions, on nodes that allow it."""
+        self._send({"kind": "shut down"})
 
     # --- workers -------------------------------------------------------------------------------
     def _fork(self, worker: int, *descriptors: int) -> None:
@@ -210,9 +290,11 @@ class Template:
             memory = memoryview(mmap.mmap(ring, RING_SIZE))
             os.close(ring)
             calls.connect(socket.socket(fileno=call))
+            context.is_job = True
             assert self._function is not None
             running = Worker(
                 self._function,
+                self._scope,
                 socket.socket(fileno=jobs),
                 socket.socket(fileno=control),
                 Ring(memory),

@@ -1,5 +1,8 @@
 """A worker: runs one job after the other, in a process forked from its computation's template.
 
+A job may have settings (environment, memory, a directory of its own): they come right before it, and
+are undone after it.
+
 The way of a job: it comes down the `jobs` socket in a batch, is unpickled and called, and its
 result goes into the ring. When the queue has run dry, the supervisor is told once (the bell), and
 the worker waits for more; while it is busy, the supervisor looks at the ring by itself.
@@ -12,10 +15,13 @@ is meant, so a signal that comes late hits nobody.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
+import resource
 import signal
 import socket
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,7 +31,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from dispy_trio.child import parts
+from dispy_trio.child import context, parts
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.jobs import (
     BELL,
@@ -37,6 +43,7 @@ from dispy_trio.child.jobs import (
     receive_into,
 )
 from dispy_trio.child.ring import Ring
+from dispy_trio.child.scope import Scope, add_builtins
 
 __all__ = ["Worker"]
 
@@ -59,12 +66,14 @@ class Worker:
     def __init__(
         self,
         function: Callable[..., Any],
+        scope: Scope,
         jobs: socket.socket,
         control: socket.socket,
         ring: Ring,
         capture: Capture,
     ) -> None:
         self._function = function
+        self._scope = scope
         self._jobs = jobs
         self._control = control
         self._ring = ring
@@ -80,6 +89,9 @@ class Worker:
         """A job to be cancelled as soon as it starts."""
         self._interrupted = 0
         """The job in which KeyboardInterrupt was raised, once."""
+        self._undo: list[Callable[[], object]] = []
+        """What puts back what the settings of the next job changed."""
+        context.is_cancelled = lambda: 0 < self._current == self._cancelled
 
     # --- signals -------------------------------------------------------------------------------
     def listen_to_signals(self) -> None:
@@ -139,11 +151,15 @@ class Worker:
             self._segments += descriptors
 
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
+        if not sequence:
+            self._apply(json.loads(payload))
+            return
         segment = self._segments.popleft() if sizes else -1
         start = time()
         if not self._ring.start(sequence, start):
             if sizes:
                 os.close(segment)
+            self._put_back()
             return
         args: Any = None
         kwargs: Any = None
@@ -160,7 +176,12 @@ class Worker:
                     raise KeyboardInterrupt
                 args, kwargs = _load(segment, sizes) if sizes else pickle.loads(payload)
                 failed_at = None
-                value = self._function(*args, **kwargs) if kwargs is not None else self._many(args)
+                if type(kwargs) is dict:
+                    value = self._function(*args, **kwargs)
+                elif kwargs is None:
+                    value = self._many(args)
+                else:
+                    value = self._with_code(*args)
                 failed_at = _dump
                 if type(value) in _PLAIN:
                     result = pickle.dumps(value, 5)
@@ -191,6 +212,8 @@ class Worker:
             os.close(segment)
         # What it holds, maybe much, is not to stay while we wait for the next job.
         args = kwargs = value = None
+        if self._undo:
+            self._put_back()
         self._send(sequence, outcome, start, result, buffers)
 
     def _many(self, chunk: list[tuple[Any, ...]]) -> tuple[list[Any], bytes | None]:
@@ -203,6 +226,45 @@ class Worker:
         except Exception as exc:
             return values, _account(exc)[1]
         return values, None
+
+    def _with_code(self, code: dict[str, Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """A job that brings functions and classes of its own, under their names."""
+        take_back = self._scope.lend(code)
+        try:
+            return self._function(*args, **kwargs)
+        finally:
+            take_back()
+
+    # --- settings ------------------------------------------------------------------------------
+    def _apply(self, settings: dict[str, Any]) -> None:
+        """Be what the next job needs us to be."""
+        if environment := settings.get("environment"):
+            before = {name: os.environ.get(name) for name in environment}
+            os.environ.update(environment)
+            self._undo.append(lambda: _restore_environment(before))
+        if memory := settings.get("memory"):
+            limits = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, limits[1]))
+            self._undo.append(lambda: resource.setrlimit(resource.RLIMIT_DATA, limits))
+        if directory := settings.get("directory"):
+            self._enter(directory)
+            self._undo.append(lambda: self._enter(context.root))
+
+    @staticmethod
+    def _enter(directory: str) -> None:
+        sys.path[0] = directory
+        for name, module in list(sys.modules.items()):
+            # What was imported from the last job's own directory is not the next one's.
+            file = getattr(module, "__file__", None) or ""
+            if file.startswith(os.path.join(context.root, ".jobs", "")):
+                del sys.modules[name]
+        os.chdir(directory)
+        context.directory = directory
+        add_builtins({"dispy_job_path": directory})
+
+    def _put_back(self) -> None:
+        while self._undo:
+            self._undo.pop()()
 
     def _send(
         self,
@@ -227,6 +289,14 @@ class Worker:
         sent = socket.send_fds(self._jobs, [frame], [segment])
         self._jobs.sendall((frame + packed + stdout + stderr)[sent:])
         os.close(segment)
+
+
+def _restore_environment(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _load(segment: int, sizes: tuple[int, ...]) -> Any:

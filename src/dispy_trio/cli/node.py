@@ -1,48 +1,189 @@
-"""Runs a node for the command line: signals, the line that says where it listens, the port file."""
+"""Runs a node for the command line: its lock, its signals, its hours and its console."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 
+import attrs
 import trio
 import typer
+from attrs import define, field
 
+from dispy_trio.cli.console import Commands, is_foreground, run_console
+from dispy_trio.cli.node_config import (
+    NodeOptions,
+    hours_of,
+    options_without_effect,
+    settings_of,
+    write_config,
+)
+from dispy_trio.cli.node_lock import claim_port, clean_prefix, default_prefix
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import DispyError
+from dispy_trio.services.control import NodeControl
+from dispy_trio.services.hours import ServiceHours, ServiceState
 from dispy_trio.services.node import run_node
-from dispy_trio.services.outside import real_outside
+from dispy_trio.services.outside import Outside, real_outside
 
-__all__ = ["run"]
+__all__ = ["Ending", "keep_hours", "run", "save"]
+
+log = logging.getLogger("dispy_trio.node")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LOOK_AGAIN = 60.0
+"""Seconds between looks at the clock: it may be set, and the machine may sleep."""
 
 
-def run(settings: NodeSettings, port_file: Path | None) -> None:
-    """Run until SIGINT or SIGTERM.
+def save(file: Path, options: NodeOptions) -> None:
+    """Write the options as a file for ``--config``, instead of running.
+
+    Raises:
+        LocalError: they contradict each other, or the file can't be written.
+    """
+    settings_of(options)
+    hours_of(options)
+    write_config(file, options)
+    if options.secret or options.admin_secret:
+        log.warning("%s has no secret in it; keep that in a file for --secret-file", file)
+
+
+def run(options: NodeOptions) -> None:
+    """Run until it is told to end: by a signal, its console, or its last client.
 
     Raises:
         DispyError: the node can't start; says why.
     """
+    settings = settings_of(options)
+    hours = hours_of(options)
+    for line in options_without_effect(options):
+        log.warning("%s", line)
+    if options.secret:
+        log.warning("--secret can be seen by all who list processes; prefer --secret-file")
+    prefix = settings.dest_path_prefix or default_prefix()
+    settings = attrs.evolve(settings, dest_path_prefix=prefix)
+    with claim_port(prefix, options.port, end_other=options.clean) as lock:
+        if options.clean or options.serve == 0:
+            clean_prefix(prefix, lock)
+        if options.serve != 0:
+            _serve(settings, options, hours)
+
+
+def _serve(settings: NodeSettings, options: NodeOptions, hours: ServiceHours | None) -> None:
     outside = real_outside(settings)
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                host, port = await nursery.start(run_node, settings, outside)
-                typer.echo(f"listening on {host}:{port}")
-                if port_file is not None:
-                    _write_port(port_file, port)
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-                    break
-
     try:
-        trio.run(main)
+        trio.run(_attend, settings, outside, options, hours)
     except* DispyError as group:
         raise _innermost(group) from group
     finally:
-        if port_file is not None:
-            port_file.unlink(missing_ok=True)
+        if options.port_file is not None:
+            options.port_file.unlink(missing_ok=True)
+
+
+async def _attend(
+    settings: NodeSettings, outside: Outside, options: NodeOptions, hours: ServiceHours | None
+) -> None:
+    """Run the node; what may be done to it ends with it."""
+    # What is ignored stays so: nohup, and a shell for what it starts in the background, count on it.
+    handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    with trio.open_signal_receiver(*handled) as signals:
+        async with trio.open_nursery() as attendants:
+            async with trio.open_nursery() as nursery:
+                control: NodeControl = await nursery.start(run_node, settings, outside)
+                attendants.start_soon(_obey, Ending(control, _complain), signals)
+                if hours is not None:
+                    attendants.start_soon(keep_hours, hours, control, datetime.now)
+                if options.port_file is not None:
+                    _write_port(options.port_file, control.port)
+                typer.echo(f"listening on {control.host}:{control.port}")
+                terminal = _terminal()
+                if terminal is not None and not options.daemon:
+                    commands = Commands(control, lambda: describe_hours(hours, datetime.now()))
+                    attendants.start_soon(run_console, terminal, commands, typer.echo)
+            attendants.cancel_scope.cancel()
+
+
+# --- signals ---------------------------------------------------------------------------------
+@define(eq=False)
+class Ending:
+    """What a signal means: the first asks the node to end in good order, the same again insists."""
+
+    control: NodeControl
+    say: Callable[[str], None]
+    _asked: set[int] = field(factory=set)
+
+    def on_signal(self, number: int) -> None:
+        if number in (signal.SIGHUP, signal.SIGQUIT) or number in self._asked:
+            self.control.quit()
+            return
+        self._asked.add(number)
+        if number == signal.SIGTERM:
+            self.control.drain()
+            return
+        report = self.control.report()
+        self.control.leave()
+        if report.computations:
+            open_ones = ", ".join(report.computations)
+            self.say(f"the node ends when all is closed ({open_ones}); once more to end it now")
+
+
+async def _obey(ending: Ending, signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        ending.on_signal(number)
+
+
+def _complain(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+# --- service hours ---------------------------------------------------------------------------
+async def keep_hours(
+    hours: ServiceHours, control: NodeControl, now: Callable[[], datetime]
+) -> None:
+    """Open and shut the node at its hours.
+
+    Args:
+        hours: when.
+        control: of the node.
+        now: tells the local time.
+    """
+    slots = control.report().available
+    state = ServiceState.OPEN
+    while True:
+        moment = now()
+        following, change = hours.at(moment)
+        if following != state:
+            log.info("service hours: %s until %s", following.value, change)
+            control.set_cpus(slots if following == ServiceState.OPEN else 0)
+            if following == ServiceState.ENDED:
+                control.terminate_jobs()
+            state = following
+        await trio.sleep(min((change - moment).total_seconds(), LOOK_AGAIN))
+
+
+def describe_hours(hours: ServiceHours | None, now: datetime) -> str:
+    """A line on the state; empty when there are no hours."""
+    if hours is None:
+        return ""
+    state, change = hours.at(now)
+    return f"service: {state.value} until {change:%H:%M}"
+
+
+# --- small things ----------------------------------------------------------------------------
+def _terminal() -> int | None:
+    """The descriptor of the terminal to read commands from."""
+    if sys.stdin is None or sys.stdin.closed:
+        return None
+    try:
+        descriptor = sys.stdin.fileno()
+    except OSError:
+        return None
+    return descriptor if is_foreground(descriptor) else None
 
 
 def _write_port(path: Path, port: int) -> None:

@@ -11,36 +11,52 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 
+from dispy_trio import config
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.jobs import DispyJob, UserJob, next_job_id
+from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
+from dispy_trio.client.listening import Listener
+from dispy_trio.client.nodes import (
+    ClusterStatus,
+    DispyNode,
+    choose_nodes,
+)
+from dispy_trio.client.options import Isolation, make_options
+from dispy_trio.client.tables import status_lines
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
-from dispy_trio.errors import ClusterClosed, ClusterFailed
-from dispy_trio.models import ClusterStatus, JobStatus
+from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
+from dispy_trio.models import JobExtras, JobFile, JobOptions, JobStatus
 
 if TYPE_CHECKING:
     import trio
 
+    from dispy_trio.client.callbacks import ClusterCallback, JobCallback, Notifier
     from dispy_trio.client.engine import Engine
+    from dispy_trio.client.live import LiveOutput
 
-__all__ = ["JobCluster"]
+__all__ = ["JobCluster", "OptionedCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
 
 log = logging.getLogger("dispy_trio")
 
 _now = time.time
+
+JOB_DEPENDS = "dispy_job_depends"
+"""The keyword of `JobCluster.submit` that is not the computation's."""
 
 
 class JobCluster(Generic[P, T]):
@@ -53,55 +69,150 @@ class JobCluster(Generic[P, T]):
 
     def __init__(
         self,
-        computation: Callable[P, T],
-        nodes: Sequence[str] | str | None = None,
+        computation: Callable[P, T] | str,
+        nodes: Any = None,
+        depends: Sequence[Any] = (),
+        job_status: JobCallback | None = None,
+        cluster_status: ClusterCallback | None = None,
+        host: str | Sequence[str] | None = None,
+        dispy_port: int | None = None,
+        ext_host: str | Sequence[str] | None = None,
+        ip_addr: str | Sequence[str] | None = None,
+        ext_ip_addr: str | Sequence[str] | None = None,
+        ipv4_udp_multicast: bool = False,
+        dest_path: str | None = None,
+        loglevel: int = logging.INFO,
+        callback: JobCallback | None = None,
+        setup: Callable[..., Any] | None = None,
+        cleanup: bool | Callable[..., Any] = True,
+        ping_interval: float | None = None,
+        pulse_interval: float | None = None,
+        poll_interval: float | None = None,
+        reentrant: bool = False,
+        secret: str = "",
+        keyfile: str | os.PathLike[str] | None = None,
+        certfile: str | os.PathLike[str] | None = None,
+        recover_file: str | None = None,
         *,
         cpus: int = 0,
         name: str | None = None,
-        reentrant: bool = False,
         secret_file: str | None = None,
-        pulse_interval: float = PULSE_INTERVAL,
         connect_timeout: float | None = None,
+        setup_timeout: float | None = None,
+        live_output: bool = False,
     ) -> None:
         """Pack the computation and start to reach nodes; does not wait for any.
 
         Args:
-            computation: what each job calls; any function that can be cloudpickled.
-            nodes: ``"host"`` or ``"host:port"`` each; None starts an embedded node here.
+            computation: what each job calls, any function that can be cloudpickled; or the path of a
+                program, or its name on ``$PATH``, which is sent to the nodes and run with the
+                arguments of each job.
+            nodes: which to use: ``"host"`` or ``"host:port"``, patterns, `NodeAllocate` objects,
+                ``(host, port, cpus, depends, setup_args)``, or dicts of these. None takes those that
+                the environment variable DISPY_TRIO_NODES names, else starts an embedded node here.
+            depends: what the computation needs beside itself: functions, classes, instances, modules,
+                paths of files.
+            job_status: called with each job that has a provisional result or has ended.
+            cluster_status: called as ``cluster_status(status, node, job)`` with all that happens to
+                jobs and nodes.
+            host: has no effect, because the client dials and listens nowhere; so have `ext_host`,
+                `ip_addr`, `ext_ip_addr`, `ipv4_udp_multicast`, `ping_interval`, `poll_interval` and
+                `recover_file`.
+            dispy_port: sets `config.DispyPort`, from which the port of nodes counts.
+            dest_path: directory on the nodes that lasts from one cluster to the next.
+            loglevel: of the library's logger.
+            callback: old name of `job_status`.
+            setup: called once on each node before its first job, with the node's ``setup_args``; it
+                has to return 0, 1 or 2. What it makes global is shared by the node's jobs.
+            cleanup: True removes the computation's files from the nodes at the end, False leaves
+                them; a function is called with the ``setup_args`` before they are removed.
+            pulse_interval: seconds between signs of life, 0.1 to 1000; a node is lost after three
+                missed.
+            reentrant: jobs of a lost node may be run again elsewhere.
+            secret: a password that nodes are started with too; else the secret file is used.
+            keyfile: private key of `certfile`, if it is not in the same file.
+            certfile: certificate (PEM) that all peers share; connections use TLS with it.
             cpus: slots of the embedded node; 0 for all processors, negative leaves that many free.
             name: of the computation, for people; its function's name when None.
-            reentrant: jobs of a lost node may be run again elsewhere.
             secret_file: the secret shared with the nodes; the user's own when None.
-            pulse_interval: seconds between signs of life; a node is lost after three missed.
             connect_timeout: seconds to wait here for a first usable node; None does not wait.
+            setup_timeout: seconds that setup may take on a node; None for no limit.
+            live_output: show what jobs print while they run.
 
         Raises:
-            PickleArgumentError: the computation can't be pickled.
+            PickleArgumentError: the computation or something it depends on can't be pickled.
             ConnectError: no node was usable within `connect_timeout`.
-            ValueError: a node is not of the form host or host:port.
+            TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
-        named = [nodes] if isinstance(nodes, str) else nodes
-        # Started first: its interpreter starts up while ours imports what it needs.
-        embedded = None if named else EmbeddedNode(cpus=cpus, secret_file=secret_file)
-        try:
-            from dispy_trio.client.engine import ClusterSettings, make_opening, parse_node
+        from dispy_trio.client import settings as s
 
-            for node in named or ():
-                parse_node(node)
-            self._settings = ClusterSettings(
-                named, cpus, name, reentrant, secret_file, pulse_interval, connect_timeout
+        for parameter, value in (
+            ("host", host),
+            ("ext_host", ext_host),
+            ("ip_addr", ip_addr),
+            ("ext_ip_addr", ext_ip_addr),
+        ):
+            _check_hosts(parameter, value)
+        s.check_range("ping_interval", ping_interval, 1, 1000)
+        s.check_range("pulse_interval", pulse_interval, 0.1, 1000)
+        s.check_range("poll_interval", poll_interval, 5, 1000)
+        s.check_range("connect_timeout", connect_timeout, 0, 10**9)
+        s.check_bool("reentrant", reentrant)
+        s.check_bool("ipv4_udp_multicast", ipv4_udp_multicast)
+        job_status = job_status or callback
+        s.check_callback("job_status", job_status, "job")
+        s.check_callback("cluster_status", cluster_status, "status, node, job")
+        for parameter, text in (("secret", secret), ("recover_file", recover_file)):
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
+        _set_port(dispy_port)
+        if loglevel != logging.INFO:
+            log.setLevel(loglevel)
+        choice = choose_nodes(nodes)
+        # Started first: its interpreter starts up while ours imports what it needs.
+        embedded = None
+        if choice.embedded:
+            embedded = EmbeddedNode(
+                cpus=cpus,
+                secret_file=secret_file,
+                secret=secret,
+                certfile=certfile,
+                keyfile=keyfile,
             )
-            self._opening = make_opening(computation, self._settings)
+        try:
+            self._settings = s.ClusterSettings(
+                choice,
+                cpus,
+                reentrant,
+                secret,
+                secret_file,
+                certfile,
+                keyfile,
+                PULSE_INTERVAL if pulse_interval is None else pulse_interval,
+                connect_timeout,
+            )
+            self._work = s.pack_work(
+                computation,
+                name=name,
+                depends=depends,
+                setup=setup,
+                cleanup=cleanup,
+                dest_path=dest_path,
+                setup_timeout=setup_timeout,
+                live_output=live_output,
+            )
         except BaseException:
             if embedded is not None:
                 embedded.end()
                 embedded.wait(1.0)
             raise
-        self.name = self._opening.name
+        self.name = self._work.opening.name
         self._embedded = embedded
+        self._job_type: type[DispyJob[Any]] = ProgramJob if self._work.is_program else DispyJob
         self._number = 0
         self._submitting = threading.Lock()
         self._closed = False
+        self._gone = False
         self._ended = 0
         self._drained = threading.Condition()
         self._failure: BaseException | None = None
@@ -110,6 +221,16 @@ class JobCluster(Generic[P, T]):
         self._token: trio.lowlevel.TrioToken | None = None
         self._leave: Callable[[bool], None] = lambda terminate: None
         self._start_time = time.time()
+        self._notifier: Notifier | None = None
+        if job_status is not None or cluster_status is not None:
+            from dispy_trio.client.callbacks import Notifier
+
+            self._notifier = Notifier(job_status, cluster_status, self._find_dispy_node)
+        self._live: LiveOutput | None = None
+        if live_output:
+            from dispy_trio.client.live import LiveOutput
+
+            self._live = LiveOutput()
         self._thread = threading.Thread(
             target=self._run, name=f"dispy_trio {self.name}", daemon=True
         )
@@ -154,8 +275,9 @@ class JobCluster(Generic[P, T]):
 
         self._token = trio.lowlevel.current_trio_token()
         self._leave = set_leave
+        listener = _Ears(self)
         async with open_engine(
-            self._opening, self._settings, self._on_ended, self._embedded
+            self._work, self._settings, listener, self._embedded, owner=self
         ) as engine:
             self._engine = engine
             self._started.set()
@@ -163,29 +285,33 @@ class JobCluster(Generic[P, T]):
             if terminate:
                 engine.close(terminate=True)
 
-    def _on_ended(self, jobs: Sequence[Any], again: bool) -> None:
-        if again:
-            return  # Counted when they were abandoned.
-        with self._drained:
-            self._ended += len(jobs)
-            if self._ended >= self._number:
-                self._drained.notify_all()
-
     def _end_what_is_left(self) -> None:
         """The engine is gone: nobody may wait for a job for ever."""
         queue: deque[Any] = self._engine.queue if self._engine is not None else deque()
         left: list[Any] = list(queue)
         if self._engine is not None:
-            for node in self._engine.machine.nodes.values():
-                left += node.outstanding.values()
-        for job in left:
-            if not job.ended:
-                job.status = JobStatus.Abandoned
-                job.reply = f"the cluster ended: {self._failure or 'closed'}".encode()
-                job.announce()
+            left += self._engine.machine.unfinished()
+        ended = [job for job in left if not job.ended]
+        for job in ended:
+            job.status = JobStatus.Abandoned
+            job.reply = f"the cluster ended: {self._failure or 'closed'}".encode()
+            job.announce()
+        if self._notifier is not None:
+            self._notifier.ended(ended)
         with self._drained:
+            self._gone = True
             self._ended = self._number
             self._drained.notify_all()
+
+    def _running(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ClusterClosed, ClusterFailed: it does not run any more.
+        """
+        if self._engine is None or self._gone:
+            raise self._why_closed()
+        return self._engine
 
     def _call_soon(self, function: Callable[..., None], *args: Any) -> None:
         import trio
@@ -196,27 +322,148 @@ class JobCluster(Generic[P, T]):
         except trio.RunFinishedError:
             pass  # It has ended, and its jobs with it.
 
+    def _ask(self, function: Callable[..., A], *args: Any) -> A:
+        """Call a function on the engine's thread, and wait for what it returns."""
+        import trio
+
+        try:
+            return trio.from_thread.run_sync(function, *args, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise self._why_closed() from None
+
+    def _await(self, function: Callable[..., Awaitable[A]], *args: Any) -> A:
+        """Run an async function on the engine's thread, and wait for what it returns."""
+        import trio
+
+        try:
+            return trio.from_thread.run(function, *args, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise self._why_closed() from None
+
     # --- jobs ----------------------------------------------------------------------------------
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
         """Queue a job and return at once.
+
+        The keyword ``dispy_job_depends`` is a list of what this one job needs beside its arguments,
+        as the cluster's ``depends``; it goes when the job has ended.
 
         Raises:
             PickleArgumentError: names the argument that can't be pickled.
             ClusterClosed: the cluster takes no more jobs.
         """
-        if self._closed or self._failure is not None:
+        if self._closed or self._gone:
             raise self._why_closed()
+        if self._work.is_program or (kwargs and JOB_DEPENDS in kwargs):
+            return self._submit_with(args, kwargs, None)
         return self._submit(pack_arguments(args, kwargs))
 
-    def _submit(self, payload: bytes | Parts) -> DispyJob[Any]:
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+        """As `submit`, with an id that the job has from its beginning."""
+        return self._submit_with(args, kwargs, None, job_id=job_id)
+
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
+        """As `submit`, for one node: None when that is none of this cluster that is ready.
+
+        Args:
+            node: a `DispyNode`, a name or an address.
+            args: of the computation.
+            kwargs: of the computation.
+        """
+        return self.submit_job_id_node(None, node, *args, **kwargs)
+
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
+    ) -> DispyJob[T] | None:
+        """As `submit_node`, with an id that the job has from its beginning."""
+        key = self._ready_node(node)
+        if key is None:
+            return None
+        return self._submit_with(args, kwargs, JobExtras(pinned=key), job_id=job_id)
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        retries: int | None = None,
+        retry_delay: float | None = None,
+        priority: int | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        resources: Mapping[str, int] | None = None,
+        isolation: Isolation | None = None,
+        max_jobs_per_worker: int | None = None,
+        memory_limit: int | str | None = None,
+    ) -> OptionedCluster[P, T]:
+        """This cluster, for jobs that are to be run in some special way.
+
+        >>> job = cluster.options(timeout=60, retries=2).submit(17)
+
+        Args:
+            timeout: seconds that one try of a job may run; then it is interrupted, and ends
+                Terminated unless it returns.
+            deadline: seconds after its submission by which a job has to have ended, in the same way.
+            retries: how often a job is tried again that raised, died, or took too long.
+            retry_delay: seconds before the first new try, doubled each time; 1 when not given.
+            priority: higher ones go first; 0 is everybody's.
+            cpus: slots that a job takes; numerical libraries are told to use as many threads.
+            gpus: GPUs that a job takes; libraries are told which.
+            resources: amounts of named resources that a job takes, of those its node was given.
+            isolation: "job" has a worker process forked for each job, "worker" shares them.
+            max_jobs_per_worker: jobs after which a worker process is replaced.
+            memory_limit: bytes that a job may allocate, or a text such as "2G"; what it asks for
+                beyond that raises MemoryError in it.
+
+        Raises:
+            TypeError, ValueError: name the option and what is allowed.
+        """
+        changes = {name: value for name, value in locals().items() if name != "self"}
+        return OptionedCluster(self, make_options(JobOptions(), **changes))
+
+    def _submit_with(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        extras: JobExtras | None,
+        job_id: Any = None,
+    ) -> DispyJob[Any]:
+        """Queue a job that is special in any way."""
+        if self._closed or self._gone:
+            raise self._why_closed()
+        depends = kwargs.pop(JOB_DEPENDS, None) if kwargs else None
+        if self._work.is_program:
+            if kwargs:
+                raise TypeError(f"the program {self.name!r} takes no keywords: {sorted(kwargs)}")
+            args = tuple(map(str, args))
+        if not depends:
+            return self._submit(pack_arguments(args, kwargs), extras, job_id)
+        from dispy_trio.compute.depends import sort_depends
+        from dispy_trio.compute.packaging import pack_code
+
+        needs = sort_depends(depends, JOB_DEPENDS)
+        extras = extras or JobExtras()
+        extras.files = needs.all_files
+        if not needs.code:
+            return self._submit(pack_arguments(args, kwargs), extras, job_id)
+        return self._submit(pack_code(needs, args, kwargs), extras, job_id)
+
+    def _submit(
+        self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
+    ) -> DispyJob[Any]:
         engine = self._engine
         assert engine is not None
         with self._submitting:
             # Many threads may submit: no two jobs may have one number.
             self._number = number = self._number + 1
-        job: DispyJob[Any] = DispyJob(number, payload, id=next_job_id(), submit_time=_now())
+        job = self._job_type(number, payload, id=job_id or next_job_id(), submit_time=_now())
         if isinstance(payload, Parts):
             job.size = payload.size
+        if self._notifier is not None:
+            self._notifier.created(job)
+        if extras is not None:
+            job.extras = extras
+            self._call_soon(engine.queue_aside, job)
+            return job
         engine.queue.append(job)
         if engine.wants_jobs:
             # Set before the call: of many threads that see it set, one wake-up is enough, and
@@ -250,12 +497,14 @@ class JobCluster(Generic[P, T]):
         return ClusterClosed(f"cluster {self.name} is closed and takes no more jobs")
 
     def cancel(self, job: DispyJob[T]) -> int:
-        """Stop a job, waiting or running: 0, or -1 when it has ended already."""
+        """Stop a job, waiting or running: 0, or -1 when it has ended already.
+
+        A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
+        """
         if job.ended:
             log.warning("job %r has ended; it can't be cancelled", job.id)
             return -1
-        assert self._engine is not None
-        self._call_soon(self._engine.cancel, job)
+        self._call_soon(self._running().cancel, job)
         return 0
 
     def as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
@@ -274,9 +523,16 @@ class JobCluster(Generic[P, T]):
                 yield ended
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no job is pending; False when `timeout` seconds have passed before."""
+        """Wait until no job is pending, and the callbacks of those that were have been called.
+
+        Returns:
+            False when `timeout` seconds have passed before.
+        """
         with self._drained:
-            return self._drained.wait_for(lambda: self._ended >= self._number, timeout)
+            drained = self._drained.wait_for(lambda: self._ended >= self._number, timeout)
+        if drained and self._notifier is not None:
+            self._notifier.flush()
+        return drained
 
     __call__ = wait
 
@@ -299,9 +555,21 @@ class JobCluster(Generic[P, T]):
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
-        assert self._engine is not None
-        machine = self._engine.machine
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize))
+        return self._map(iterables, buffersize, chunksize, None)
+
+    def _map(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        buffersize: int | None,
+        chunksize: int | None,
+        options: JobOptions | None,
+    ) -> Iterator[T]:
+        machine = self._running().machine
+
+        def submit(payload: bytes | Parts) -> DispyJob[Any]:
+            return self._submit(payload, None if options is None else JobExtras(options))
+
+        stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize))
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -315,11 +583,149 @@ class JobCluster(Generic[P, T]):
                 if not job.ended:
                     self.cancel(job)
 
+    # --- nodes ---------------------------------------------------------------------------------
+    def _find_dispy_node(self, key: str) -> DispyNode:
+        assert self._engine is not None
+        return self._engine.node(key)
+
+    def _key_of(self, node: Any) -> str | None:
+        return self._ask(self._running().find_node, node)
+
+    def _ready_node(self, node: Any) -> str | None:
+        engine = self._running()
+        key = self._key_of(node)
+        if key is not None and not self._ask(engine.is_ready, key):
+            log.warning("node %s is not ready for jobs of cluster %s", key, self.name)
+            return None
+        return key
+
+    def discover_nodes(self, nodes: Any) -> int:
+        """Look for nodes at these addresses too. Returns 0.
+
+        Which of them are used is decided by the cluster's ``nodes``, and `allocate_node`.
+
+        Raises:
+            TypeError, ValueError: one can't be meant.
+        """
+        choice = choose_nodes(nodes)
+        self._ask(self._running().discover, choice.addresses)
+        return 0
+
+    def allocate_node(self, node: Any) -> int:
+        """Use a node, or several, also ones that were deallocated or closed: 0, or -1 when one
+        names none.
+
+        Args:
+            node: as an element of the cluster's ``nodes``, or a list of such.
+        """
+        engine = self._running()
+        several = node if isinstance(node, list) else [node]
+        try:
+            choice = choose_nodes(several)
+        except (TypeError, ValueError) as exc:
+            log.warning("allocate_node: %s", exc)
+            return -1
+        self._ask(engine.allocate, choice)
+        return 0
+
+    def deallocate_node(self, node: Any) -> int:
+        """Give a node no new jobs; what it runs goes on, and what setup made stays: 0 or -1."""
+        from dispy_trio.core.events import NodeDeallocated
+
+        key = self._key_of(node)
+        if key is None:
+            return -1
+        self._ask(self._running().manage, NodeDeallocated(key))
+        return 0
+
+    def close_node(self, node: Any, terminate_pending: bool = False) -> int:
+        """End the computation on a node: its jobs end, then cleanup runs there: 0 or -1.
+
+        Args:
+            node: a `DispyNode`, a name or an address.
+            terminate_pending: stop its jobs.
+        """
+        return self._retire(node, terminate_pending, again=False)
+
+    def resetup_node(self, node: Any, terminate_pending: bool = False) -> int:
+        """As `close_node`, and then set it up anew, with what `NodeAllocate.allocate` says now."""
+        return self._retire(node, terminate_pending, again=True)
+
+    def _retire(self, node: Any, terminate: bool, *, again: bool) -> int:
+        from dispy_trio.core.events import NodeRetired
+
+        key = self._key_of(node)
+        if key is None:
+            return -1
+        self._ask(self._running().manage, NodeRetired(key, 1, terminate, again))
+        return 0
+
+    def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob[T]] | int:
+        """The jobs that a node has and that have not ended; -1 when there is no such node.
+
+        Args:
+            node: a `DispyNode`, a name or an address.
+            from_node: has no effect: what this side knows is what the node was last heard of.
+        """
+        del from_node
+        key = self._key_of(node)
+        if key is None:
+            return -1
+        return self._ask(self._running().jobs_on, key)
+
+    def set_node_cpus(self, node: Any, cpus: int) -> int:
+        """Use that many slots of a node; negative leaves that many free.
+
+        Returns:
+            The slots that are used now; -1 when there is no such node.
+
+        Raises:
+            TypeError: `cpus` is not an int.
+        """
+        from dispy_trio.core.events import NodeCpusSet
+
+        if not isinstance(cpus, int) or isinstance(cpus, bool):
+            raise TypeError(f"cpus is an int, not {type(cpus).__name__}")
+        key = self._key_of(node)
+        if key is None:
+            return -1
+        engine = self._running()
+        self._ask(engine.manage, NodeCpusSet(key, 1, cpus))
+        return engine.node(key).cpus
+
+    def send_file(self, path: str | os.PathLike[str], node: Any, relay: bool = False) -> int:
+        """Put a file into the computation's directory on a node: 0, or -1 and the log says why.
+
+        It goes to the same place relative to the current directory, or right into the computation's
+        directory when it lies elsewhere.
+
+        Raises:
+            ValueError: `path` is not a file.
+        """
+        from dispy_trio.compute.depends import to_job_file
+
+        del relay  # There is one way to a node.
+        file = to_job_file(path, "path")
+        key = self._key_of(node)
+        if key is None:
+            return -1
+        return self._put_file(key, file)
+
+    def _put_file(self, key: str, file: JobFile) -> int:
+        try:
+            self._await(self._running().put_files, key, [file], 0)
+        except (ClusterClosed, ClusterFailed):
+            raise
+        except (DispyError, OSError) as exc:
+            log.warning("send_file: %s", exc)
+            return -1
+        return 0
+
     # --- the cluster ---------------------------------------------------------------------------
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
         assert self._engine is not None
-        return ClusterStatus(self._engine.machine.node_infos(), max(0, self._number - self._ended))
+        return ClusterStatus(self._engine.dispy_nodes(), max(0, self._number - self._ended))
 
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes and what they did.
@@ -327,27 +733,13 @@ class JobCluster(Generic[P, T]):
         Args:
             wall_time: seconds to compare the nodes' time with; since the start when None.
         """
-        nodes, pending = self.status()
         wall = wall_time if wall_time is not None else time.time() - self._start_time
-        row = "{:<28.28} | {:>5} | {:>9} | {:>10} | {:>13}"
-        print(row.format("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec"))
-        print("-" * 78)
-        total = 0.0
-        for node in nodes:
-            total += node.cpu_time
-            mean = node.cpu_time / node.jobs_done if node.jobs_done else 0.0
-            label = f"{node.address} ({node.name})"
-            print(
-                row.format(label, node.cpus, node.jobs_done, f"{mean:.3g}", f"{node.cpu_time:.3f}")
-            )
-        speedup = total / wall if wall else 0.0
-        print()
-        print(f"Jobs pending: {pending}")
-        print(f"Total job time: {total:.3f} sec, wall time: {wall:.3f} sec, speedup: {speedup:.3f}")
+        for line in status_lines(self.status(), wall):
+            print(line)
 
     stats = print_status
 
-    def close(self, timeout: float | None = None, terminate: bool = False) -> bool:
+    def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
         """End the cluster: wait for its jobs, or with `terminate` stop them.
 
         Args:
@@ -355,8 +747,10 @@ class JobCluster(Generic[P, T]):
             terminate: stop what has not ended (at once when there is no `timeout`).
 
         Returns:
-            True when the cluster is closed and nothing of it is left on any node.
+            True when the cluster is closed and nothing of it is left on any node; None when it was
+            closed before.
         """
+        was_closed = self._closed and not self._thread.is_alive()
         self._closed = True
         if not terminate or timeout is not None:
             drained = self.wait(timeout)
@@ -368,7 +762,9 @@ class JobCluster(Generic[P, T]):
             self._thread.join()
         if self in _open_clusters:
             _open_clusters.remove(self)
-        return True
+        if self._notifier is not None:
+            self._notifier.flush()
+        return None if was_closed else True
 
     def shutdown(self) -> None:
         """The same as `close`, for programs that call it."""
@@ -384,6 +780,112 @@ class JobCluster(Generic[P, T]):
         traceback: TracebackType | None,
     ) -> None:
         self.close(terminate=exc is not None)
+
+
+class OptionedCluster(Generic[P, T]):
+    """A cluster as seen by jobs that are to be run in some special way; see `JobCluster.options`."""
+
+    def __init__(self, cluster: JobCluster[P, T], options: JobOptions) -> None:
+        self._cluster = cluster
+        self._options = options
+
+    def options(self, **changes: Any) -> OptionedCluster[P, T]:
+        """The same with more of the options of `JobCluster.options`."""
+        return OptionedCluster(self._cluster, make_options(self._options, **changes))
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+        """As `JobCluster.submit`."""
+        return self._cluster._submit_with(args, kwargs, JobExtras(self._options))
+
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+        """As `JobCluster.submit_job_id`."""
+        return self._cluster._submit_with(args, kwargs, JobExtras(self._options), job_id)
+
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
+        """As `JobCluster.submit_node`."""
+        key = self._cluster._ready_node(node)
+        if key is None:
+            return None
+        return self._cluster._submit_with(args, kwargs, JobExtras(self._options, pinned=key))
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[T]:
+        """As `JobCluster.map`; the options are those of each job, which may hold many calls."""
+        return self._cluster._map(iterables, buffersize, chunksize, self._options)
+
+
+class _Ears(Listener):
+    """What a `JobCluster` does about what its engine tells."""
+
+    def __init__(self, cluster: JobCluster[..., Any]) -> None:
+        self._cluster = cluster
+        self._notifier = cluster._notifier
+        self._live = cluster._live
+
+    def ended(self, jobs: Sequence[Any], again: bool) -> None:
+        cluster = self._cluster
+        if self._live is not None:
+            self._live.ended(jobs)
+        if self._notifier is not None:
+            self._notifier.ended(jobs)
+        if again:
+            return  # Counted when they were abandoned.
+        with cluster._drained:
+            cluster._ended += len(jobs)
+            if cluster._ended >= cluster._number:
+                cluster._drained.notify_all()
+
+    def started(self, jobs: Sequence[Any]) -> None:
+        if self._notifier is not None:
+            self._notifier.started(jobs)
+
+    def requeued(self, node: str, jobs: Sequence[Any]) -> None:
+        if self._notifier is not None:
+            self._notifier.requeued(node, jobs)
+        if self._live is not None:
+            self._live.restarted(jobs)
+
+    def provisional(self, job: Any) -> None:
+        if self._notifier is not None:
+            self._notifier.provisional(job)
+
+    def written(self, job: Any, stdout: bytes, stderr: bytes) -> None:
+        if self._live is not None:
+            self._live.written(job, stdout, stderr)
+
+    def node_usable(self, key: str) -> None:
+        if self._notifier is not None:
+            self._notifier.node_initialized(key)
+
+    def node_unusable(self, key: str, *, failed: bool) -> None:
+        if self._notifier is not None:
+            self._notifier.node_closed(key, failed=failed)
+
+    def node_status(self, key: str) -> None:
+        if self._notifier is not None:
+            self._notifier.node_status(key)
+
+
+def _check_hosts(parameter: str, value: object) -> None:
+    several = [value] if isinstance(value, str) or value is None else value
+    if not isinstance(several, (list, tuple)) or not all(
+        item is None or isinstance(item, str) for item in several
+    ):
+        raise TypeError(f"{parameter} is a str or a list of str, not {value!r}")
+
+
+def _set_port(port: int | None) -> None:
+    if port is None:
+        return
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"dispy_port is an int, not {type(port).__name__}")
+    if not 0 < port < 65536:
+        raise ValueError(f"dispy_port is {port}; it has to be 1 to 65535")
+    config.DispyPort = port
 
 
 _open_clusters: list[JobCluster[..., Any]] = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -12,16 +13,18 @@ from attrs import define
 
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.engine import ClusterSettings, Engine, make_opening, open_engine
+from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.jobs import UserJob, next_job_id
-from dispy_trio.compute.packaging import (
-    Parts,
-    pack_arguments,
-)
+from dispy_trio.client.listening import Listener
+from dispy_trio.client.live import LiveOutput
+from dispy_trio.client.nodes import ClusterStatus, choose_nodes
+from dispy_trio.client.options import Isolation, make_options
+from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
-from dispy_trio.models import ClusterStatus
+from dispy_trio.models import JobExtras, JobOptions
 
 __all__ = ["Cluster", "open_cluster"]
 
@@ -34,6 +37,7 @@ class Cluster(Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
     _engine: Engine
+    _is_program: bool = False
     _open: bool = True
     _next_number: int = 1
 
@@ -44,11 +48,42 @@ class Cluster(Generic[P, T]):
             PickleArgumentError: names the argument that can't be pickled.
             ClusterClosed: the cluster takes no more jobs.
         """
+        return self._submit(self._pack(args, kwargs))
+
+    def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
         if not self._open:
             raise ClusterClosed("the cluster is closed and takes no more jobs")
-        return self._submit(pack_arguments(args, kwargs))
+        if self._is_program:
+            if kwargs:
+                raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
+            args = tuple(map(str, args))
+        return pack_arguments(args, kwargs)
 
-    def _submit(self, payload: bytes | Parts) -> JobHandle[Any]:
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        retries: int | None = None,
+        retry_delay: float | None = None,
+        priority: int | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        resources: Mapping[str, int] | None = None,
+        isolation: Isolation | None = None,
+        max_jobs_per_worker: int | None = None,
+        memory_limit: int | str | None = None,
+    ) -> OptionedCluster[P, T]:
+        """This cluster, for jobs that are to be run in some special way; the options are those of
+        `JobCluster.options`.
+
+        Raises:
+            TypeError, ValueError: name the option and what is allowed.
+        """
+        changes = {name: value for name, value in locals().items() if name != "self"}
+        return OptionedCluster(self, make_options(JobOptions(), **changes))
+
+    def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
         job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,
@@ -59,6 +94,10 @@ class Cluster(Generic[P, T]):
         if isinstance(payload, Parts):
             job.size = payload.size
         self._next_number += 1
+        if extras is not None:
+            job.extras = extras
+            self._engine.queue_aside(job)
+            return job
         self._engine.queue.append(job)
         if self._engine.wants_jobs:
             self._engine.wake()
@@ -138,15 +177,56 @@ class Cluster(Generic[P, T]):
         return self._engine.status()
 
 
+class OptionedCluster(Generic[P, T]):
+    """A cluster as seen by jobs that are to be run in some special way; see `Cluster.options`."""
+
+    def __init__(self, cluster: Cluster[P, T], options: JobOptions) -> None:
+        self._cluster = cluster
+        self._options = options
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """As `Cluster.submit`."""
+        payload = self._cluster._pack(args, kwargs)
+        return self._cluster._submit(payload, JobExtras(self._options))
+
+    async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `Cluster.run`."""
+        return await self.submit(*args, **kwargs).wait()
+
+
+class _Showing(Listener):
+    """Shows what jobs print while they run."""
+
+    def __init__(self) -> None:
+        live = LiveOutput()
+        self.written = live.written  # type: ignore[method-assign]
+        self._live = live
+
+    def ended(self, jobs: Sequence[Any], again: bool) -> None:
+        self._live.ended(jobs)
+
+    def requeued(self, node: str, jobs: Sequence[Any]) -> None:
+        self._live.restarted(jobs)
+
+
 @asynccontextmanager
 async def open_cluster(
-    computation: Callable[P, T],
-    nodes: Sequence[str] | None = None,
+    computation: Callable[P, T] | str,
+    nodes: Any = None,
     *,
+    depends: Sequence[Any] = (),
+    setup: Callable[..., Any] | None = None,
+    cleanup: bool | Callable[..., Any] = True,
+    dest_path: str | None = None,
+    setup_timeout: float | None = None,
+    live_output: bool = False,
     cpus: int = 0,
     name: str | None = None,
     reentrant: bool = False,
+    secret: str = "",
     secret_file: str | None = None,
+    certfile: str | os.PathLike[str] | None = None,
+    keyfile: str | os.PathLike[str] | None = None,
     pulse_interval: float = PULSE_INTERVAL,
     connect_timeout: float | None = None,
 ) -> AsyncIterator[Cluster[P, T]]:
@@ -156,26 +236,64 @@ async def open_cluster(
     cancellation stops them, and in either case no process of the computation is left anywhere.
 
     Args:
-        computation: what each job calls; any function that can be cloudpickled.
-        nodes: ``"host"`` or ``"host:port"`` each; None starts an embedded node on this machine.
+        computation: what each job calls, any function that can be cloudpickled; or a program.
+        nodes: as of `JobCluster`; None starts an embedded node on this machine, unless the
+            environment variable DISPY_TRIO_NODES names some.
+        depends: what the computation needs beside itself; this and the next five are as of
+            `JobCluster`.
+        setup: called once on each node before its first job.
+        cleanup: what happens to the computation's files at the end.
+        dest_path: directory on the nodes that lasts.
+        setup_timeout: seconds that setup may take on a node.
+        live_output: show what jobs print while they run.
         cpus: slots of the embedded node; 0 for all processors, negative to leave that many free.
         name: of the computation, for people; its function's name when None.
         reentrant: jobs of a lost node may be run again elsewhere.
+        secret: a password that nodes are started with too; else the secret file is used.
         secret_file: the secret shared with the nodes; the user's own when None.
+        certfile: certificate (PEM) that all peers share; connections use TLS with it.
+        keyfile: its private key, if that is not in the same file.
         pulse_interval: seconds between signs of life; a node is lost after three missed ones.
         connect_timeout: seconds to wait for a first usable node; None waits for ever.
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
         ConnectError: no node was usable within `connect_timeout`; names each with its reason.
+        TypeError, ValueError: name the argument that can't be used, and what is allowed.
     """
+    check_range("pulse_interval", pulse_interval, 0.1, 1000)
+    check_bool("reentrant", reentrant)
+    # A name server may take its time.
+    choice = await trio.to_thread.run_sync(choose_nodes, nodes)
     settings = ClusterSettings(
-        nodes, cpus, name, reentrant, secret_file, pulse_interval, connect_timeout
+        choice,
+        cpus,
+        reentrant,
+        secret,
+        secret_file,
+        certfile,
+        keyfile,
+        pulse_interval,
+        connect_timeout,
     )
-    opening = make_opening(computation, settings)
-    embedded = None if nodes else EmbeddedNode(cpus=cpus, secret_file=secret_file)
-    async with open_engine(opening, settings, lambda _jobs, _again: None, embedded) as engine:
-        cluster: Cluster[P, T] = Cluster(engine)
+    work = pack_work(
+        computation,
+        name=name,
+        depends=depends,
+        setup=setup,
+        cleanup=cleanup,
+        dest_path=dest_path,
+        setup_timeout=setup_timeout,
+        live_output=live_output,
+    )
+    embedded = None
+    if choice.embedded:
+        embedded = EmbeddedNode(
+            cpus=cpus, secret_file=secret_file, secret=secret, certfile=certfile, keyfile=keyfile
+        )
+    listener = _Showing() if live_output else Listener()
+    async with open_engine(work, settings, listener, embedded) as engine:
+        cluster: Cluster[P, T] = Cluster(engine, work.is_program)
         try:
             yield cluster
         finally:

@@ -10,40 +10,48 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
+import time
+import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, assert_never
 
+import cloudpickle
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.client.embedded import EmbeddedNode
+from dispy_trio.client.files import fetch_offered, put_files
 from dispy_trio.client.jobs import UserJob
 from dispy_trio.client.link import NodeLink
-from dispy_trio.compute.packaging import (
-    pack_computation,
+from dispy_trio.client.listening import Listener
+from dispy_trio.client.nodes import (
+    Allocation,
+    ClusterStatus,
+    DispyNode,
+    NodeAllocate,
+    NodeChoice,
+    allocate,
+    parse_node,
+    to_allocation,
 )
-from dispy_trio.config import DEFAULT_PORT, PULSE_INTERVAL
+from dispy_trio.client.settings import ClusterSettings, Work
+from dispy_trio.compute.depends import to_job_file
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
-from dispy_trio.errors import ClusterFailed, ConnectError
-from dispy_trio.models import ClusterStatus, Job
+from dispy_trio.core.nodes import Membership, NodeRecord
+from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.models import Job, JobFile
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
-from dispy_trio.runtime.secret import Secret, load_secret
+from dispy_trio.runtime.secret import Secret, choose_secret
 
-__all__ = [
-    "ClusterSettings",
-    "Doors",
-    "Engine",
-    "make_opening",
-    "open_engine",
-    "parse_node",
-]
+__all__ = ["Doors", "Engine", "open_engine"]
 
 log = logging.getLogger("dispy_trio")
 
@@ -53,36 +61,8 @@ COMPLAIN_AFTER = 3.0
 GOODBYE_GRACE = 1.0
 CLOSE_GRACE = 5.0
 """Seconds that nodes have to tell that nothing is left; then we leave and say who did not."""
-
-
-def parse_node(text: str) -> tuple[str, int]:
-    """Split ``host``, ``host:port`` or ``[ipv6]:port``.
-
-    Raises:
-        ValueError: names what is wrong with it.
-    """
-    host, colon, port = text.rpartition(":")
-    if text.startswith("[") and text.endswith("]"):
-        return text[1:-1], DEFAULT_PORT
-    if not colon or (":" in host and not host.startswith("[")):
-        host, port = text, str(DEFAULT_PORT)
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"node {text!r} is not of the form host or host:port")
-    return host, int(port)
-
-
-@define
-class ClusterSettings:
-    """What both kinds of cluster are made with."""
-
-    nodes: Sequence[str] | None = None
-    cpus: int = 0
-    name: str | None = None
-    reentrant: bool = False
-    secret_file: str | None = None
-    pulse_interval: float = PULSE_INTERVAL
-    connect_timeout: float | None = None
+STATUS_GRACE = 5.0
+"""Seconds that a node has to tell what is free on it, when that decides whether it is used."""
 
 
 @define(eq=False)
@@ -100,9 +80,11 @@ def real_doors(settings: ClusterSettings) -> Doors:
     Raises:
         SecretFileError: the secret can't be had.
     """
+    certfile = Path(settings.certfile) if settings.certfile else None
+    keyfile = Path(settings.keyfile) if settings.keyfile else None
     return Doors(
-        TcpNet(),
-        load_secret(settings.secret_file),
+        TcpNet(certfile=certfile, keyfile=keyfile),
+        choose_secret(text=settings.secret, file=settings.secret_file, key=keyfile or certfile),
         lambda digits: secrets.token_hex(digits // 2),
     )
 
@@ -115,10 +97,13 @@ class Engine:
     """
 
     settings: ClusterSettings
+    work: Work
     doors: Doors
     session: str
-    on_ended: Callable[[Sequence[Job], bool], None]
-    """Told of all jobs that ended, after their waiters, and whether they had ended before."""
+    listener: Listener
+    owner: Any = None
+    """The cluster, for `NodeAllocate.allocate`."""
+    allocations: list[NodeAllocate] = field(init=False)
     embedded: EmbeddedNode | None = None
     queue: deque[Job] = field(factory=deque)
     wants_jobs: bool = True
@@ -135,15 +120,23 @@ class Engine:
     troubles: dict[str, str] = field(factory=dict)
     """Node to reason, of the nodes that can't be used now."""
 
+    _nursery: trio.Nursery | None = None
+    _preparing: dict[str, trio.CancelScope] = field(factory=dict)
+    """Node to the task that prepares it."""
+    _statuses: dict[str, trio.Event] = field(factory=dict)
+    """Node to the event of its first status."""
+    nodes: dict[str, DispyNode] = field(factory=dict)
+
     def __attrs_post_init__(self) -> None:
         self.host = Host(self.machine, self._perform)
-
-    def open(self, opening: messages.OpenComputation) -> None:
-        """Add the computation. Nodes that connect from now on are given it."""
+        self.allocations = list(self.settings.choice.allocations)
         self.machine.computations[1] = ComputationRecord(
-            opening, self.queue, reentrant=self.settings.reentrant
+            self.work.opening, self.queue, reentrant=self.settings.reentrant
         )
-        self.host.feed(e.ComputationAdded(1))
+
+    def queue_aside(self, job: Job) -> None:
+        """Queue a job with extras."""
+        self._feed(e.JobQueued(job))
 
     def wake(self) -> None:
         """There are jobs in the queue."""
@@ -185,6 +178,9 @@ class Engine:
         if isinstance(command, c.AnnounceEnded):
             self._announce(command.jobs, command.again)
             return True
+        if isinstance(command, c.AnnounceStarted):
+            self.listener.started(command.jobs)
+            return True
         if not isinstance(command, c.Send) or not isinstance(command.message, messages.RunJobs):
             return False
         link = self.links.get(command.target)
@@ -197,6 +193,9 @@ class Engine:
     def close(self, *, terminate: bool) -> None:
         """Let the jobs end, or end them; `closed` is set when nothing is left on any node."""
         self._feed(e.CloseRequested(1, terminate))
+        if terminate:
+            for scope in self._preparing.values():
+                scope.cancel()
 
     def _feed(self, event: ClusterEvent) -> None:
         self.host.feed(event)
@@ -218,15 +217,33 @@ class Engine:
             case c.SendBulkJob(node=key, job=job):
                 if (link := self.links.get(key)) is not None:
                     link.send_bulk_job(command.computation, job)
-            case c.AnnounceStarted():
-                pass  # The status is in the record; nobody waits for it yet.
+            case c.SendJobWithFiles():
+                self._start(self._send_with_files, command)
+            case c.PrepareNode(node=key, incarnation=incarnation):
+                self._prepare(key, incarnation)
+            case c.AnnounceStarted(jobs=jobs):
+                self.listener.started(jobs)
+            case c.AnnounceRequeued(node=key, jobs=jobs):
+                self.listener.requeued(key, jobs)
+            case c.AnnounceProvisional(job=job):
+                self.listener.provisional(job)
+            case c.AnnounceOutput(job=job, stdout=stdout, stderr=stderr):
+                self.listener.written(job, stdout, stderr)
+            case c.AnnounceStatus(node=key):
+                self._statuses.setdefault(key, trio.Event()).set()
+                self.node(key).update_time = time.time()
+                self.listener.node_status(key)
             case c.AnnounceNode(node=key, usable=usable, reason=reason):
                 if usable:
                     self.troubles.pop(key, None)
                     self.usable.set()
-                elif reason != "closed":
-                    self.troubles[key] = reason
-                    log.warning("node %s: %s", key, reason)
+                    self.listener.node_usable(key)
+                else:
+                    if reason != "closed":
+                        self.troubles[key] = reason
+                        log.warning("node %s: %s", key, reason)
+                    failed = self.machine.nodes[key].error is not None
+                    self.listener.node_unusable(key, failed=failed)
             case c.AnnounceFailed(reason=reason):
                 log.error("%s", reason)
             case c.CloseComplete():
@@ -240,7 +257,179 @@ class Engine:
                 self.links[job.node].take_back(job.number)
             if job.waiters is not None:
                 job.announce()
-        self.on_ended(jobs, again)
+        self.listener.ended(jobs, again)
+
+    def node(self, key: str) -> DispyNode:
+        """A node, as users see it."""
+        if key not in self.nodes:
+            self.nodes[key] = DispyNode(key, self.machine.nodes.get)
+        return self.nodes[key]
+
+    def _start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        assert self._nursery is not None, "the engine runs when its core decides anything"
+        self._nursery.start_soon(task, *args)
+
+    # --- preparing nodes -----------------------------------------------------------------------
+    def _prepare(self, key: str, incarnation: str) -> None:
+        """Decide whether and how to use a node, and put the files there that it needs."""
+        if (old := self._preparing.pop(key, None)) is not None:
+            old.cancel()
+        plain = all(a.is_plain and not a.depends for a in self.allocations)
+        if plain and not self.work.files:
+            # Nothing to wait for, and nobody to wait: the first result comes sooner.
+            self._settle(key, incarnation, self._allocate(self.machine.nodes[key]))
+            return
+        scope = self._preparing[key] = trio.CancelScope()
+        self._start(self._prepare_slowly, key, incarnation, scope)
+
+    def _allocate(self, record: NodeRecord) -> Allocation | None:
+        if not self.allocations:
+            return Allocation(record.offered, [], ())
+        return allocate(self.allocations, self.owner, record)
+
+    def _settle(self, key: str, incarnation: str, allocation: Allocation | None) -> None:
+        if allocation is None:
+            self._feed(e.NodeRefused(key, 1, incarnation, ""))
+            return
+        arguments = cloudpickle.dumps(allocation.setup_args, 5) if allocation.setup_args else b""
+        options = evolve(self.work.opening.options, arguments=arguments, cpus=allocation.cpus)
+        self._feed(e.NodePrepared(key, 1, incarnation, allocation.cpus, options))
+
+    async def _prepare_slowly(self, key: str, incarnation: str, scope: trio.CancelScope) -> None:
+        failure = "the cluster was closed"
+        allocation: Allocation | None = None
+        with scope:
+            try:
+                allocation = await self._prepare_node(key)
+                failure = ""
+            except (ConnectionLost, ConnectError) as exc:
+                # It is prepared anew when it is back. If it is there all the time, say so.
+                await trio.sleep(1.0)
+                failure = str(exc)
+            except (DispyError, OSError, ValueError) as exc:
+                failure = str(exc)
+            except Exception:
+                failure = traceback.format_exc()
+        if self._preparing.get(key) is not scope:
+            return
+        del self._preparing[key]
+        if failure:
+            self._feed(e.NodeRefused(key, 1, incarnation, failure))
+        else:
+            self._settle(key, incarnation, allocation)
+
+    async def _prepare_node(self, key: str) -> Allocation | None:
+        record = self.machine.nodes[key]
+        if not all(a.is_plain for a in self.allocations):
+            with trio.move_on_after(STATUS_GRACE):
+                await self._statuses.setdefault(key, trio.Event()).wait()
+        # The user's own code: it may take its time, and pulses are not to wait for it.
+        allocation = await trio.to_thread.run_sync(self._allocate, record, abandon_on_cancel=True)
+        if allocation is None:
+            return None
+        files = list(self.work.files)
+        files += [to_job_file(path, f"depends of node {key}") for path in allocation.depends]
+        if files:
+            record.sent += await self.put_files(key, files, 0)
+        return allocation
+
+    async def put_files(self, key: str, files: Sequence[JobFile], job: int) -> int:
+        """Put files onto a node; returns the bytes sent. See `client.files.put_files`."""
+        dest_path = self.work.opening.options.dest_path
+        return await put_files(self.links[key].dial_files, key, files, 1, job, dest_path)
+
+    async def _send_with_files(self, command: c.SendJobWithFiles) -> None:
+        job, key, attempt = command.job, command.node, command.attempt
+        assert job.extras is not None
+        try:
+            sent = await self.put_files(key, job.extras.files, job.number)
+        except (ConnectionLost, ConnectError):
+            await trio.sleep(0.2)
+            self._feed(e.JobWithheld(key, job, attempt, ""))
+            return
+        except (DispyError, OSError) as exc:
+            self._feed(e.JobWithheld(key, job, attempt, f"it was not started: {exc}"))
+            return
+        record = self.machine.nodes[key]
+        record.sent += sent
+        if job.cancelling or job.attempt != attempt or job.number not in record.outstanding:
+            self._feed(e.JobWithheld(key, job, attempt, "it was cancelled"))
+            return
+        link = self.links[key]
+        if type(job.payload) is not bytes:
+            link.send_bulk_job(command.computation, job)
+            return
+        conditions = job.extras.options.conditions
+        link.send(
+            messages.RunJobs(
+                command.computation, [job.number], [attempt], [job.payload], [], conditions
+            )
+        )
+
+    async def _fetch_offered(self, link: NodeLink, offered: messages.FileOffered) -> None:
+        """A job sends us a file."""
+        text = ""
+        try:
+            received = await fetch_offered(link.dial_files, link.key, offered)
+            if (record := self.machine.nodes.get(link.key)) is not None:
+                record.received += received
+        except (DispyError, OSError) as exc:
+            log.warning("node %s: a job's file was not taken: %s", link.key, exc)
+            text = str(exc) or type(exc).__name__
+        link.send(messages.FileAnswer(offered.request, text[:1000]))
+
+    # --- what users do with nodes --------------------------------------------------------------
+    def find_nodes(self, node: Any) -> list[str]:
+        """The keys of the nodes that are meant: a `DispyNode`, a name, an address, a pattern."""
+        if isinstance(node, DispyNode):
+            return [node.address] if node.address in self.machine.nodes else []
+        if isinstance(node, str) and node in self.machine.nodes:
+            return [node]
+        wanted = to_allocation(node)
+        found = []
+        for key, record in self.machine.nodes.items():
+            host, _, port = key.rpartition(":")
+            if wanted.matches(host.strip("[]"), int(port), record.name):
+                found.append(key)
+        return found
+
+    def find_node(self, node: Any) -> str | None:
+        """The key of the one node that is meant; None, and it is logged why, if there is none."""
+        found = self.find_nodes(node)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
+        else:
+            log.warning("%r is no node of this cluster", node)
+        return None
+
+    def is_ready(self, key: str) -> bool:
+        """Is the node ready to run jobs of this cluster?"""
+        return self.machine.nodes[key].memberships.get(1) is Membership.READY
+
+    def manage(self, event: ClusterEvent) -> None:
+        """Change what a node is used for."""
+        self._feed(event)
+
+    def discover(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Look for nodes at these addresses too."""
+        assert self._nursery is not None
+        for host, port in addresses:
+            self._add_node(self._nursery, host, port)
+
+    def allocate(self, choice: NodeChoice) -> None:
+        """Use these nodes, whatever was decided before."""
+        self.allocations[:0] = choice.allocations
+        self.discover(choice.addresses)
+        for key, record in self.machine.nodes.items():
+            host, _, port = key.rpartition(":")
+            if any(a.matches(host.strip("[]"), int(port), record.name) for a in choice.allocations):
+                self._feed(e.NodeAllocated(key))
+
+    def jobs_on(self, key: str) -> list[Any]:
+        """The jobs that were sent to a node and have not ended."""
+        return list(self.machine.nodes[key].outstanding.values())
 
     # --- tasks ---------------------------------------------------------------------------------
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -249,12 +438,13 @@ class Engine:
         # a caller's cancellation reaches the caller's block, which then shuts the engine down.
         with self._life:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self.host.run_timer, e.Tick())
                 if self.embedded is not None:
                     nursery.start_soon(self._keep_embedded, self.embedded)
-                else:
-                    for text in dict.fromkeys(self.settings.nodes or ()):
-                        self._add_node(nursery, *parse_node(text))
+                for host, port in self.settings.choice.addresses:
+                    self._add_node(nursery, host, port)
+                if self.embedded is None:
                     nursery.start_soon(self._complain)
                 task_status.started()
 
@@ -263,9 +453,10 @@ class Engine:
         self._life.cancel()
 
     def _add_node(self, nursery: trio.Nursery, host: str, port: int) -> None:
-        key = f"{host}:{port}"
+        key = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if key in self.links:
             return
+        self.machine.awaited.add(key)
         link = self.links[key] = NodeLink(
             key=key,
             host=host,
@@ -277,8 +468,16 @@ class Engine:
             pulse_interval=self.settings.pulse_interval,
             feed=self._feed,
             troubles=self.troubles,
+            awaits=lambda number, attempt: self._awaits(key, number, attempt),
+            on_offer=lambda offered: self._start(self._fetch_offered, link, offered),
+            watch_now=not all(a.is_plain for a in self.allocations),
         )
         nursery.start_soon(link.run)
+
+    def _awaits(self, key: str, number: int, attempt: int) -> bool:
+        record = self.machine.nodes.get(key)
+        job = record.outstanding.get(number) if record is not None else None
+        return job is not None and job.attempt == attempt
 
     def _hello(self, role: Role, kind: Kind) -> Hello:
         return Hello(
@@ -301,8 +500,10 @@ class Engine:
                 )
             line += data
         log.info("no nodes named: using an embedded local node at %s", line.decode().strip())
+        host, port = parse_node(line.decode().strip())
+        assert port is not None, "it writes its port"
         async with trio.open_nursery() as nursery:
-            self._add_node(nursery, *parse_node(line.decode().strip()))
+            self._add_node(nursery, host, port)
 
     async def _complain(self) -> None:
         """Say once, after 3 s, which nodes can't be used and why; they are retried meanwhile."""
@@ -343,27 +544,34 @@ class Engine:
     def status(self) -> ClusterStatus:
         """The nodes and the number of jobs queued or sent."""
         record = self.machine.computations[1]
-        return ClusterStatus(self.machine.node_infos(), len(record.queue) + record.outstanding)
+        pending = len(record.queue) + record.outstanding + record.waiting_aside
+        return ClusterStatus(self.dispy_nodes(), pending)
+
+    def dispy_nodes(self) -> list[DispyNode]:
+        """All nodes that were ever reached."""
+        return [self.node(key) for key in list(self.machine.nodes)]
 
 
 @asynccontextmanager
 async def open_engine(
-    opening: messages.OpenComputation,
+    work: Work,
     settings: ClusterSettings,
-    on_ended: Callable[[Sequence[Job], bool], None],
+    listener: Listener,
     embedded: EmbeddedNode | None = None,
     doors: Doors | None = None,
+    owner: Any = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine round a block; leaving it closes the computation everywhere."""
     doors = doors or real_doors(settings)
     engine = Engine(
         settings=settings,
+        work=work,
         doors=doors,
         session=doors.draw_token(32),
-        on_ended=on_ended,
+        listener=listener,
+        owner=owner,
         embedded=embedded,
     )
-    engine.open(opening)
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -402,22 +610,3 @@ async def open_engine(
 def _innermost(group: BaseExceptionGroup[Exception]) -> Exception:
     first = group.exceptions[0]
     return _innermost(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def make_opening(
-    computation: Callable[..., Any], settings: ClusterSettings
-) -> messages.OpenComputation:
-    """Pack the computation.
-
-    Raises:
-        PickleArgumentError: names the part that can't be pickled.
-    """
-    bundle = pack_computation(computation)
-    return messages.OpenComputation(
-        computation=1,
-        name=settings.name or bundle.name,
-        digest=bundle.digest,
-        bundle=bundle.data,
-        blob=0,
-        options={},
-    )

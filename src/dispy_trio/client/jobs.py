@@ -10,16 +10,17 @@ import _thread
 import itertools
 import threading
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Generic, TypeVar
 
-from attrs import define, field
+from attrs import define, field, fields
 
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
 from dispy_trio.models import Job, JobStatus, Outcome
 
-__all__ = ["DispyJob", "UserJob", "Waiter", "next_job_id"]
+__all__ = ["DispyJob", "ProgramJob", "UserJob", "Waiter", "next_job_id", "snapshot"]
 
 T = TypeVar("T")
 
@@ -62,16 +63,29 @@ class UserJob(Job, Generic[T]):
     def result(self) -> T | None:
         """What the job returned; None until it has finished, and when it did not return.
 
+        While its status is ProvisionalResult, what it has sent last. Of a program, its exit status.
+
         Raises:
             ResultUnpicklable: the result can't be unpickled in this program.
         """
+        if self.status is JobStatus.ProvisionalResult and self.extras is not None:
+            provisional: T = unpack_result(self.extras.provisional)
+            return provisional
         if self.status is not JobStatus.Finished:
             return None
         if self._value is _UNREAD:
-            self._value = unpack_result(self.reply)
-            self.reply = None
+            reply = self.reply
+            # Another thread may be reading it too: it sets the one before it clears the other.
+            if reply is not None:
+                self._value = unpack_result(reply)
+                self.reply = None
         value: T = self._value
         return value
+
+    @property
+    def progress(self) -> tuple[float, str] | None:
+        """What the job told with `job.progress` last: a fraction of 1, and a text."""
+        return None if self.extras is None else self.extras.progress
 
     @property
     def exception(self) -> str | None:
@@ -88,24 +102,30 @@ class UserJob(Job, Generic[T]):
         return bytes(self.reply).decode(errors="replace")
 
     @property
-    def stdout(self) -> str | None:
-        """What the job and its child programs wrote to stdout; None until it has ended."""
+    def stdout(self) -> Any:
+        """What the job and its child programs wrote to stdout; None until it has ended.
+
+        Text for functions, bytes for programs, as in dispy.
+        """
         return self._written(0)
 
     @property
-    def stderr(self) -> str | None:
-        """What the job and its child programs wrote to stderr; None until it has ended."""
+    def stderr(self) -> Any:
+        """What the job and its child programs wrote to stderr; None until it has ended.
+
+        Text for functions, bytes for programs, as in dispy.
+        """
         return self._written(1)
 
-    def _written(self, which: int) -> str | None:
+    def _written(self, which: int) -> str | bytes | None:
         if self.output is None:
             return "" if self.status in ENDED else None
         return self.output[which].decode(errors="backslashreplace")
 
     @property
     def ip_addr(self) -> str | None:
-        """Address of the node it was sent to."""
-        return None if self.node is None else self.node.rpartition(":")[0]
+        """IP address of the node it was sent to."""
+        return None if self.node is None else self.node.rpartition(":")[0].strip("[]")
 
     @property
     def host(self) -> str | None:
@@ -122,7 +142,8 @@ class UserJob(Job, Generic[T]):
         if self.outcome == Outcome.INTERRUPTED or self.status is JobStatus.Cancelled:
             text = bytes(self.reply or b"").decode(errors="replace")
             return JobCancelled(f"{where}: {text or 'cancelled'}")
-        tail = (self.stderr or "").rstrip()
+        written = b"" if self.output is None else self.output[1]
+        tail = written.decode(errors="backslashreplace").rstrip()
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
 
     def add_waiter(self, waiter: Waiter) -> bool:
@@ -200,3 +221,56 @@ class DispyJob(UserJob[T]):
         if clear and self._finish is not None:
             self._finish.clear()
         return self.result
+
+
+@define(eq=False)
+class ProgramJob(DispyJob[T]):
+    """A job of a computation that is a program: what it writes is bytes."""
+
+    def _written(self, which: int) -> str | bytes | None:
+        if self.output is None:
+            return b"" if self.status in ENDED else None
+        return self.output[which]
+
+
+class _Snapshot:
+    """A job as it was at some moment, for callbacks; only its id is what it is now."""
+
+    _original: DispyJob[Any]
+
+    def _get_id(self) -> Any:
+        return self._original.id
+
+    def _set_id(self, value: Any) -> None:
+        self._original.id = value
+
+    id = property(_get_id, _set_id)
+
+    def take_result_of(self, job: DispyJob[Any]) -> None:
+        """Have the very object that the job has as its result."""
+        self._value = job._value
+
+
+class _FunctionSnapshot(_Snapshot, DispyJob[Any]):
+    pass
+
+
+class _ProgramSnapshot(_Snapshot, ProgramJob[Any]):
+    pass
+
+
+_COPIED = [name for name in (a.name for a in fields(DispyJob)) if name not in ("id", "waiters")]
+
+
+def snapshot(job: DispyJob[Any], status: JobStatus) -> Any:
+    """The job as it is now, with that status; it does not change any more."""
+    kind = _ProgramSnapshot if isinstance(job, ProgramJob) else _FunctionSnapshot
+    taken: Any = kind.__new__(kind)
+    taken._original = job
+    for name in _COPIED:
+        setattr(taken, name, getattr(job, name))
+    taken.waiters = None
+    taken.status = status
+    if job.extras is not None:
+        taken.extras = copy(job.extras)
+    return taken

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.compute.packaging import (
@@ -52,12 +52,17 @@ class NodeLink:
     feed: Callable[[ClusterEvent], None]
     troubles: dict[str, str]
     """Shared: why nodes can't be used now."""
-    fatal: bool = False
-    """The first node of our own: when it goes, there is no use in dialling again."""
+    awaits: Callable[[int, int], bool]
+    """Is that job, in that attempt, awaited from this node?"""
+    on_offer: Callable[[messages.FileOffered], None]
+    """A job on this node has a file for us."""
+    watch_now: bool = False
+    """Its status is needed to decide whether to use it."""
     _peer: Peer | None = None
     _leaving: trio.Event = field(factory=trio.Event)
     _gone: trio.Event = field(factory=trio.Event)
     """The session has ended."""
+    _was_there: bool = False
     _next_blob: int = 1
     _neighbour: int = 0
     """Process id of a node on this machine that shares segments with us."""
@@ -69,6 +74,8 @@ class NodeLink:
     """Blobs of results that are complete."""
     _held: list[messages.JobsFinished] = field(factory=list)
     """Results whose blobs are not complete."""
+    _held_news: list[messages.JobProvisional] = field(factory=list)
+    """Provisional results whose blobs are not complete."""
 
     # --- sending -------------------------------------------------------------------------------
     def send(self, message: messages.Message) -> None:
@@ -79,11 +86,7 @@ class NodeLink:
             len(message.bundle) > messages.BULK_THRESHOLD
         ):
             blob = self._take_blob()
-            self._peer.send_nowait(
-                messages.OpenComputation(
-                    message.computation, message.name, message.digest, b"", blob, message.options
-                )
-            )
+            self._peer.send_nowait(evolve(message, bundle=b"", blob=blob))
             self._peer.send_blob_nowait(blob, [memoryview(message.bundle)])
         else:
             self._peer.send_nowait(message)
@@ -143,15 +146,18 @@ class NodeLink:
             return
         parts: Parts = job.payload
         number, attempt = job.number, job.attempt
+        conditions = None if job.extras is None else job.extras.options.conditions
         if self._neighbour:
             segment = self._lend(number, parts)
             self._peer.send_nowait(
-                messages.RunBulkJob(computation, number, attempt, 0, parts.sizes, segment)
+                messages.RunBulkJob(
+                    computation, number, attempt, 0, parts.sizes, segment, conditions
+                )
             )
         else:
             blob = self._take_blob()
             self._peer.send_nowait(
-                messages.RunBulkJob(computation, number, attempt, blob, parts.sizes, -1)
+                messages.RunBulkJob(computation, number, attempt, blob, parts.sizes, -1, conditions)
             )
             self._peer.send_blob_nowait(blob, parts.padded())
 
@@ -201,6 +207,11 @@ class NodeLink:
         elif isinstance(message, messages.JobsFinished) and message.blobs:
             self._held.append(message)
             self._release_held()
+        elif isinstance(message, messages.JobProvisional):
+            self._held_news.append(message)
+            self._release_news()
+        elif isinstance(message, messages.FileOffered):
+            self.on_offer(message)
         else:
             self.feed(e.MessageReceived(self.key, message))
 
@@ -210,6 +221,7 @@ class NodeLink:
     def _on_blob(self, blob: int, memory: memoryview) -> None:
         self._received[blob] = memory
         self._release_held()
+        self._release_news()
 
     def _release_held(self) -> None:
         """Hand on the results whose blobs are here: only then may the node forget them."""
@@ -225,6 +237,30 @@ class NodeLink:
                     payloads[index] = split_parts(self._received.pop(blob), sizes)
             self.feed(e.MessageReceived(self.key, message))
         self._held = still
+
+    def _release_news(self) -> None:
+        """Hand on the provisional results that are complete, in order, and say so to the node."""
+        while self._held_news:
+            message = self._held_news[0]
+            if message.blob:
+                if message.blob not in self._received:
+                    return
+                payload = bytes(self._received.pop(message.blob))
+                message = evolve(message, payload=payload)
+            del self._held_news[0]
+            taken = self.awaits(message.number, message.attempt)
+            self.feed(e.MessageReceived(self.key, message))
+            self.send(messages.AckProvisional(message.request, taken))
+
+    async def dial_files(self) -> seams.ByteStream:
+        """Open a connection for files.
+
+        Raises:
+            ConnectError, ConnectionLost, AuthenticationError: the node is not there.
+        """
+        hello = self.make_hello(Role.CLIENT, Kind.FILE)
+        stream, _ = await dial_connection(self.net, self.host, self.port, self.secret, hello)
+        return stream
 
     # --- the life of the session ---------------------------------------------------------------
     async def run(self) -> None:
@@ -249,6 +285,9 @@ class NodeLink:
                     retry = FIRST_RETRY
                 else:
                     now = trio.current_time()
+                    if not self._was_there:
+                        # Nobody need wait for it to decide anything.
+                        self.feed(e.NodeLost(self.key, reason))
                     # Nobody listens there any more, or nobody came back in time.
                     refused = "refused" in reason
                     patience = MISSED_PULSES * self.pulse_interval
@@ -268,6 +307,7 @@ class NodeLink:
         peer = Peer(name, theirs, self.pulse_interval, stream)
         self._received.clear()
         self._held.clear()
+        self._held_news.clear()
         failure: DispyError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._open_bulk, peer, theirs)
@@ -299,8 +339,10 @@ class NodeLink:
         if isinstance(message, messages.SessionState):
             self._peer = peer
             self._gone = trio.Event()
+            self._was_there = True
             self.troubles.pop(self.key, None)
             self._offer_segments(peer)
+            peer.send_nowait(messages.WatchNode(self.pulse_interval, self.watch_now))
             self.feed(e.NodeConnected(self.key, theirs.identity, message))
         else:
             self._on_message(message)

@@ -18,6 +18,7 @@ import cloudpickle
 from attrs import define, frozen
 
 from dispy_trio.child import parts
+from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
     JobFailed,
@@ -26,6 +27,7 @@ from dispy_trio.errors import (
     ResultUnpicklable,
 )
 from dispy_trio.messages import BULK_THRESHOLD
+from dispy_trio.models import JobFile
 
 __all__ = [
     "Bundle",
@@ -33,6 +35,7 @@ __all__ = [
     "map_private",
     "pack_arguments",
     "pack_calls",
+    "pack_code",
     "pack_computation",
     "rewrite_segment",
     "split_parts",
@@ -58,6 +61,8 @@ class Bundle:
     digest: str
     """SHA-256, hex."""
     data: bytes
+    files: tuple[JobFile, ...] = ()
+    """To be put on each node before it is opened there."""
 
 
 @define(eq=False)
@@ -80,8 +85,16 @@ class Parts:
 
 
 # --- computations ------------------------------------------------------------------------------
-def pack_computation(computation: Callable[..., Any]) -> Bundle:
-    """Pack a callable and the user's own modules.
+def pack_computation(
+    computation: Callable[..., Any],
+    depends: Depends = NO_DEPENDS,
+    setup: Callable[..., Any] | None = None,
+    cleanup: Callable[..., Any] | None = None,
+    name: str | None = None,
+) -> Bundle:
+    """Pack a callable, what it depends on, and the user's own modules.
+
+    All of it is one pickle, so that functions of one module share their globals on the node too.
 
     Raises:
         PickleArgumentError: names what can't be pickled.
@@ -89,15 +102,56 @@ def pack_computation(computation: Callable[..., Any]) -> Bundle:
     """
     if not callable(computation):
         raise TypeError(
-            f"a computation is a function or another callable, not {type(computation).__name__}"
+            f"a computation is a function or another callable, or the path of a program,"
+            f" not {type(computation).__name__}"
         )
-    name = _name_of(computation)
+    name = name or _name_of(computation)
+    code = dict(depends.code)
+    contents = {"function": computation, "code": code, "setup": setup, "cleanup": cleanup}
+    sources = {**own_sources(), **depends.sources}
+    objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
+    with by_value(code.values(), sources):
+        pickled = _pickle_contents(name, contents)
+    data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
+    return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files)
+
+
+def _pickle_contents(name: str, contents: dict[str, Any]) -> bytes:
     try:
-        pickled = cloudpickle.dumps(computation, 5)
+        pickled: bytes = cloudpickle.dumps(contents, 5)
+        return pickled
     except Exception as exc:
+        for part, value in (*contents["code"].items(), *contents.items()):
+            if part in ("function", "code"):
+                continue
+            try:
+                cloudpickle.dumps(value, 5)
+            except Exception as reason:
+                raise PickleArgumentError(
+                    f"{part!r}, which goes with the computation {name!r}, cannot be pickled:"
+                    f" {reason}"
+                ) from exc
         raise PickleArgumentError(f"the computation {name!r} cannot be pickled: {exc}") from exc
-    data = pickle.dumps((own_sources(), pickled), 5)
-    return Bundle(name, hashlib.sha256(data).hexdigest(), data)
+
+
+def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
+    """Pickle the arguments of a job that brings code of its own.
+
+    Raises:
+        PickleArgumentError: says what can't be pickled.
+    """
+    shielded = (dict(depends.code), parts.shield(args), kwargs)
+    with by_value(depends.code.values(), depends.sources):
+        try:
+            stream, buffers = parts.dump((shielded, False), cloudpickle.dumps)
+        except Exception as exc:
+            raise PickleArgumentError(
+                f"the job's arguments or dependencies cannot be pickled: {exc}"
+            ) from exc
+    if not buffers and len(stream) <= BULK_THRESHOLD:
+        return stream
+    pieces: list[memoryview | bytes] = [stream, *buffers]
+    return Parts(pieces, sum(len(piece) for piece in pieces))
 
 
 def _name_of(computation: Callable[..., Any]) -> str:

@@ -34,6 +34,7 @@ from dispy_trio.child.jobs import (
     WITH_SEGMENT,
     encode_batch,
     encode_segment_job,
+    encode_settings,
     receive_message,
 )
 from dispy_trio.child.parts import write_segment
@@ -84,6 +85,8 @@ class _Worker:
     segments: deque[int] = field(factory=deque)
     last_taken: int = 0
     """Sequence of the last result taken from it."""
+    shown: tuple[int, int, int] = (0, 0, 0)
+    """A job's sequence, and how much of its stdout and stderr was told while it runs."""
     broken: str = ""
     """What it did that no worker does; it is being killed for it."""
 
@@ -111,17 +114,31 @@ class ProcessTemplate:
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     _gone: trio.Event = field(factory=trio.Event)
     _closing: bool = False
-    _loaded: bool = False
+    _loaded: trio.Event = field(factory=trio.Event)
+    """The bundle was loaded, or could not be."""
+    _cleaned: trio.Event | None = None
+    _cleaned_text: str = ""
     _oom_kills: int = field(factory=oom_kills)
 
     # --- starting ------------------------------------------------------------------------------
     def load(self, bundle: memoryview | bytes) -> None:
         segment = write_segment([bundle])
+        arguments = write_segment([self._settings.arguments])
+        settings = attrs.asdict(self._settings, filter=_is_not_arguments)
         try:
-            self._tell({"kind": "load", "settings": attrs.asdict(self._settings)}, segment)
+            self._tell({"kind": "load", "settings": settings}, segment, arguments)
         finally:
             os.close(segment)
+            os.close(arguments)
         self._nursery.start_soon(self._run)
+        if self._settings.setup_timeout:
+            self._nursery.start_soon(self._limit_setup, self._settings.setup_timeout)
+
+    async def _limit_setup(self, seconds: float) -> None:
+        with trio.move_on_after(seconds) as scope:
+            await self._loaded.wait()
+        if scope.cancelled_caught:
+            self._report(seams.TemplateFailed(f'"setup" did not end within {seconds:g} s'))
 
     def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
         """Tell the template; what its socket has no room for waits for `_write_messages`."""
@@ -190,6 +207,11 @@ class ProcessTemplate:
         target.last_sequence = jobs[-1].sequence
         small: list[tuple[int, bytes]] = []
         for job in jobs:
+            if job.settings is not None:
+                if small:
+                    self._send(target, encode_batch(small), None)
+                    small = []
+                self._send(target, encode_settings(job.settings), None)
             if job.payload is not None:
                 small.append((job.sequence, job.payload))
                 continue
@@ -367,12 +389,16 @@ class ProcessTemplate:
 
     async def _read_calls(self, worker: _Worker) -> None:
         while await _readable(worker.calls):
-            data = _receive_one(worker.calls, CALL_LIMIT)
+            data, descriptors = _receive_one(worker.calls, CALL_LIMIT)
+            attached = _read_all(descriptors)
             if not data:
                 return
             match _parse(data):
                 case {"call": int(call), "kind": str(kind), "body": dict(body)}:
-                    self._report(seams.WorkerCall(worker.number, call, kind, body))
+                    sequence = worker.ring.started()[0]
+                    self._report(
+                        seams.WorkerCall(worker.number, call, kind, body, sequence, attached)
+                    )
                 case _:
                     self._break(worker, "a call that is none")
                     return
@@ -431,6 +457,21 @@ class ProcessTemplate:
             target.killed_by_us = True
             os.killpg(target.pid, signal.SIGKILL)
 
+    def output(self, worker: int, sequence: int) -> tuple[bytes, bytes]:
+        target = self._workers.get(worker)
+        if target is None or target.ring.started()[0] != sequence:
+            return b"", b""
+        shown, out, err = target.shown
+        if shown != sequence:
+            out = err = 0
+        limit = self._settings.output_limit
+        stdout = os.pread(target.stdout, limit, out)
+        stderr = os.pread(target.stderr, limit, err)
+        if target.ring.started()[0] != sequence or target.ring.has_records():
+            return b"", b""  # It has ended, and what was read may be the next one's.
+        target.shown = (sequence, out + len(stdout), err + len(stderr))
+        return stdout, stderr
+
     def stop_worker(self, worker: int) -> None:
         target = self._workers.get(worker)
         if target is not None and target.life is _Life.ALIVE:
@@ -462,10 +503,17 @@ class ProcessTemplate:
     def _on_message(self, message: dict[str, Any], descriptors: list[int]) -> None:
         match message["kind"]:
             case "loaded":
-                self._loaded = True
+                self._loaded.set()
                 self._report(seams.TemplateReady())
             case "failed":
+                self._loaded.set()
                 self._report(seams.TemplateFailed(message["text"]))
+            case "cleaned up":
+                self._cleaned_text = message["text"]
+                if self._cleaned is not None:
+                    self._cleaned.set()
+            case "shut down":
+                self._report(seams.WorkerCall(0, 0, "shut_down", {}))
             case "forked":
                 self._on_forked(self._workers[message["worker"]], message["pid"], descriptors[0])
             case "unforked":
@@ -544,9 +592,26 @@ class ProcessTemplate:
                 await trio.lowlevel.wait_readable(worker.pidfd)
             self._bury_worker(worker, "killed with the process of its computation")
         self._gone.set()
+        self._loaded.set()
+        if self._cleaned is not None:
+            self._cleaned.set()
         if not self._closing:
             how = f"killed by {name_of_signal(-status)}" if status < 0 else f"exit code {status}"
             self._report(seams.TemplateDied(how))
+
+    async def clean_up(self, timeout: float) -> str:
+        """Have the template kill its workers and run the computation's cleanup."""
+        self._closing = True
+        if self._gone.is_set():
+            return ""
+        self._cleaned = trio.Event()
+        self._cleaned_text = "its process ended before it was done"
+        self._tell({"kind": "clean up"})
+        with trio.move_on_after(timeout) as scope:
+            await self._cleaned.wait()
+        if scope.cancelled_caught:
+            return f"cleanup did not end within {timeout:g} s"
+        return self._cleaned_text
 
     async def aclose(self) -> None:
         """Kill everything, and wait until it is gone."""
@@ -565,12 +630,26 @@ async def _readable(sock: socket.socket) -> bool:
     return sock.fileno() >= 0
 
 
-def _receive_one(sock: socket.socket, limit: int) -> bytes:
+def _receive_one(sock: socket.socket, limit: int) -> tuple[bytes, list[int]]:
     """One message of a socket that was readable; empty at the end."""
     try:
-        return sock.recv(limit)
+        return receive_message(sock, limit)
     except ConnectionResetError:
-        return b""
+        return b"", []
+
+
+def _read_all(descriptors: list[int]) -> bytes:
+    """The content of the memory files that came with a message."""
+    data = b""
+    for descriptor in descriptors:
+        data += os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        os.close(descriptor)
+    return data
+
+
+def _is_not_arguments(attribute: attrs.Attribute[Any], _value: object) -> bool:
+    """Bytes are not for JSON: they travel beside it."""
+    return attribute.name != "arguments"
 
 
 def _sequence(result: WorkerResult) -> int:

@@ -20,7 +20,25 @@ from attrs import define, field
 
 from dispy_trio.child.importer import Source
 
-__all__ = ["own_sources"]
+__all__ = ["module_sources", "own_sources"]
+
+
+def module_sources(module: ModuleType) -> dict[str, Source]:
+    """Name to source of one module, wherever it lies, and of all that is in it if it is a package.
+
+    Raises:
+        ValueError: it has no Python source that could be sent.
+    """
+    file = getattr(module, "__file__", None)
+    if not file or not file.endswith(".py"):
+        raise ValueError(
+            f"the module {module.__name__!r} has no Python source to send: install it on the nodes"
+        )
+    path = Path(file).resolve()
+    project = _Project(path.parent, ())
+    project.add(module.__name__, path)
+    project.add_missing_parents()
+    return project.sources
 
 
 def own_sources() -> dict[str, Source]:

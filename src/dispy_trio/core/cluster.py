@@ -18,24 +18,33 @@ that node was given. All else is acknowledged (so that the node forgets it) and 
 What is lost with a node: jobs of a reentrant computation go back to the head of the queue with a
 higher attempt; others are `Abandoned`, because they may have run. What never reached the node, as
 its first message after a reconnect tells, was certainly not run and goes back in any case.
+
+Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node,
+the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
+queue: the higher priority, and among equals the older. When the one that is due needs more than a
+capable node has free, that one node is kept for it, so that small jobs can't starve large ones.
+
+Before a node is given a computation it is *prepared*: the shell asks whether to use it, and puts
+the files there.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from itertools import groupby, repeat
 from typing import assert_never
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
+from dispy_trio.core.aside import Aside, Deadlines, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
-from dispy_trio.models import Job, JobStatus, NodeInfo, Outcome
+from dispy_trio.models import CONDITIONS_OF_MOST, Conditions, Job, JobExtras, JobStatus, Outcome
 
 __all__ = ["ClusterEvent", "ClusterMachine", "ComputationRecord"]
 
@@ -47,6 +56,8 @@ BATCH_BYTES = 512 * 1024
 BULK_WINDOW = 64 * 1024 * 1024
 """Argument bytes under way to one node over its bulk connection; one job always may go."""
 RECALL_SECONDS = 0.02
+MAX_SENDS = 5
+"""Tries to send a job whose files go before it."""
 ACK_BATCH = 256
 ACK_SECONDS = 0.02
 """How long an acknowledgement may wait for jobs to ride with."""
@@ -55,13 +66,27 @@ ClusterEvent = (
     e.Tick
     | e.ComputationAdded
     | e.JobsSubmitted
+    | e.JobQueued
+    | e.JobWithheld
     | e.JobCancelRequested
     | e.CloseRequested
     | e.NodeConnected
+    | e.NodePrepared
+    | e.NodeRefused
+    | e.NodeAllocated
+    | e.NodeDeallocated
+    | e.NodeRetired
+    | e.NodeCpusSet
     | e.NodeDisconnected
     | e.NodeLost
     | e.MessageReceived
 )
+
+_OPEN = frozenset({Membership.OPENING, Membership.READY, Membership.CLOSING})
+_FAILURES = frozenset(
+    {Outcome.RAISED, Outcome.UNPICKLABLE, Outcome.EXITED, Outcome.DIED, Outcome.TIMED_OUT}
+)
+"""After these a job with retries left is tried again."""
 
 
 @define(eq=False)
@@ -72,6 +97,11 @@ class ComputationRecord:
     queue: deque[Job]
     """Shared with whoever submits: it appends on the right, from any thread."""
     reentrant: bool = False
+    aside: Aside = field(factory=Aside)
+    waiting_aside: int = 0
+    """Jobs that wait, but not in `queue`: pinned, with a priority, before another try…"""
+    reserved: str | None = None
+    """The node that is being emptied for a job that needs much of it."""
     duration: float | None = None
     """Seconds a job takes on a node, a moving average; None before the first result."""
     outstanding: int = 0
@@ -80,6 +110,8 @@ class ComputationRecord:
     closed: bool = False
     failures: dict[str, str] = field(factory=dict)
     """Node to reason, of the nodes that can't run it."""
+    failed: bool = False
+    """It was told that no node is left that can run it."""
 
     @property
     def number(self) -> int:
@@ -99,10 +131,13 @@ class ClusterMachine:
 
     computations: dict[int, ComputationRecord] = field(factory=dict)
     nodes: dict[str, NodeRecord] = field(factory=dict)
+    awaited: set[str] = field(factory=set)
+    """Nodes that are being dialled for the first time: any of them may be the one that works."""
     stale_results: int = 0
     """Results dropped because their job or attempt was not awaited."""
     _recall_at: float = math.inf
     _ack_at: float = math.inf
+    _deadlines: Deadlines = field(factory=Deadlines)
     _slots: int = 0
     """Slots of all connected nodes."""
     _out: list[c.ClusterCommand] = field(factory=list)
@@ -115,6 +150,14 @@ class ClusterMachine:
                 self._on_message(key, message, now)
             case e.JobsSubmitted():
                 self._dispatch(now)
+                for record in self.computations.values():
+                    if record.failures and record.queue:
+                        self._check_failed(record)
+            case e.JobQueued(job=job):
+                self._queue_aside(job, now)
+            case e.JobWithheld():
+                self._withheld(event)
+                self._dispatch(now)
             case e.JobCancelRequested(job=job):
                 self._cancel(job)
             case e.NodeConnected():
@@ -125,17 +168,32 @@ class ClusterMachine:
                     node.recalling = False
                     self._count_slots()
             case e.NodeLost(node=key, reason=reason):
+                self.awaited.discard(key)
                 if (node := self.nodes.get(key)) is not None:
                     self._lose(node, reason)
+                for record in self.computations.values():
+                    self._check_failed(record)
+                self._dispatch(now)
+            case e.NodePrepared() | e.NodeRefused():
+                self._prepared(event)
+            case e.NodeAllocated() | e.NodeDeallocated() | e.NodeRetired() | e.NodeCpusSet():
+                self._manage(event)
                 self._dispatch(now)
             case e.ComputationAdded(computation=number):
                 for node in self.nodes.values():
-                    self._open_on(node, self.computations[number])
+                    self._prepare(node, self.computations[number])
             case e.CloseRequested(computation=number, terminate=terminate):
                 self._close(self.computations[number], terminate)
             case e.Tick():
                 if now >= self._ack_at:
                     self._acknowledge_all()
+                for job in self._deadlines.take_due(now):
+                    extras_of(job).late = True
+                    self._cancel(job)
+                if any(r.aside.next_wake <= now for r in self.computations.values()):
+                    for record in self.computations.values():
+                        record.aside.wake(now)
+                    self._dispatch(now)
                 if now >= self._recall_at:
                     self._rebalance(now)
             case _:
@@ -145,7 +203,10 @@ class ClusterMachine:
 
     def next_deadline(self) -> float:
         """When to feed a `Tick`; infinity for never."""
-        return min(self._recall_at, self._ack_at)
+        soonest = min(self._recall_at, self._ack_at, self._deadlines.next)
+        for record in self.computations.values():
+            soonest = min(soonest, record.aside.next_wake)
+        return soonest
 
     @property
     def slots(self) -> int:
@@ -172,6 +233,8 @@ class ClusterMachine:
                     return
                 node.memberships[number] = Membership.READY
                 record.failures.pop(key, None)
+                record.failed = False
+                node.error = None
                 self._out.append(c.AnnounceNode(key, number, True, ""))
                 self._dispatch(now)
             case messages.ComputationFailed(computation=number, text=text):
@@ -179,12 +242,41 @@ class ClusterMachine:
                 self._dispatch(now)
             case messages.ComputationClosed(computation=number):
                 if (record := self.computations.get(number)) is not None:
-                    node.memberships.pop(number, None)
-                    self._out.append(c.AnnounceNode(key, number, False, "closed"))
-                    self._check_closed(record)
+                    self._closed_on(node, record)
+            case messages.NodeCpus(cpus=cpus):
+                node.offered = cpus
+                self._count_slots()
+                self._dispatch(now)
+            case messages.NodeStatus():
+                node.status = message
+                self._out.append(c.AnnounceStatus(key, message))
+            case messages.JobProvisional() | messages.JobProgress() | messages.JobOutput():
+                self._heard_of(node, message)
             case _:
-                # Status and heartbeats concern the shell, not the schedule.
+                # Heartbeats and files concern the shell, not the schedule.
                 return
+
+    def _heard_of(
+        self,
+        node: NodeRecord,
+        message: messages.JobProvisional | messages.JobProgress | messages.JobOutput,
+    ) -> None:
+        """A running job tells something of itself."""
+        job = node.outstanding.get(message.number)
+        if job is None or job.attempt != message.attempt:
+            return
+        match message:
+            case messages.JobOutput(stdout=stdout, stderr=stderr):
+                self._out.append(c.AnnounceOutput(job, stdout, stderr))
+                return
+            case messages.JobProgress(fraction=fraction, text=text):
+                job.extras = job.extras or JobExtras()
+                job.extras.progress = (fraction, text)
+            case messages.JobProvisional(payload=payload):
+                move(job, JobStatus.ProvisionalResult)
+                job.extras = job.extras or JobExtras()
+                job.extras.provisional = payload
+                self._out.append(c.AnnounceProvisional(job))
 
     def _finished(self, node: NodeRecord, message: messages.JobsFinished, now: float) -> None:
         ended: list[Job] = []
@@ -217,6 +309,10 @@ class ClusterMachine:
                 record.outstanding -= 1
                 if type(job.payload) is not bytes:
                     node.bulk_bytes -= job.size
+                if job.extras is not None and self._tries_again(node, record, job, outcome, now):
+                    continue
+                if outcome == Outcome.INTERRUPTED and job.extras is not None and job.extras.late:
+                    outcome, payload = Outcome.TIMED_OUT, _late(job)
             job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
             job.outcome = outcome
             job.reply = payload
@@ -228,14 +324,17 @@ class ClusterMachine:
                 continue
             total += end - start
             ended.append(job)
+        node.received += sum(map(len, message.payloads))
         if message.outputs:
             for job in (*ended, *revived):
                 job.output = message.outputs.get(job.number)
+            node.received += sum(len(out) + len(err) for out, err in message.outputs.values())
         node.unacknowledged += message.numbers
         if revived:
             self._out.append(c.AnnounceEnded(revived, again=True))
         if not ended or record is None:
             self._acknowledge(node)
+            self._dispatch(now)
             return
         node.jobs_done += len(ended)
         node.cpu_time += total
@@ -254,6 +353,31 @@ class ClusterMachine:
             self._ack_at = min(self._ack_at, now + ACK_SECONDS)
         if record.closing:
             self._check_drained(record)
+
+    def _tries_again(
+        self, node: NodeRecord, record: ComputationRecord, job: Job, outcome: int, now: float
+    ) -> bool:
+        """A job with extras has left the node; True when it is to be run once more."""
+        extras = extras_of(job)
+        options = extras.options
+        node.load(options.conditions, -1)
+        if (
+            outcome not in _FAILURES
+            or extras.tries >= options.retries
+            or extras.late
+            or job.cancelling
+            or record.terminating
+        ):
+            return False
+        delay = options.retry_delay * 2**extras.tries
+        extras.tries += 1
+        try_again(job)
+        record.waiting_aside += 1
+        if extras.pinned is not None or not delay:
+            self._set_aside(record, job, counted=True)
+        else:
+            record.aside.delay(job, now + delay)
+        return True
 
     def _acknowledge(self, node: NodeRecord) -> None:
         if node.unacknowledged and node.state is NodeState.CONNECTED:
@@ -280,16 +404,26 @@ class ClusterMachine:
 
     # --- nodes ---------------------------------------------------------------------------------
     def _connected(self, event: e.NodeConnected, now: float) -> None:
+        self.awaited.discard(event.node)
         known = self.nodes.get(event.node)
         if known is not None and known.incarnation != event.incarnation:
             self._lose(known, f"node {event.node} was restarted")
             known = None
         if known is None:
-            known = self.nodes[event.node] = NodeRecord(
-                event.node, event.incarnation, event.state.name, event.state.cpus
-            )
+            old = self.nodes.get(event.node)
+            known = NodeRecord(event.node, event.incarnation, event.state.name, event.state.cpus)
+            if old is not None:
+                # What the user asked of the node, and what it did before, goes on.
+                known.allocated = old.allocated
+                known.jobs_done, known.cpu_time = old.jobs_done, old.cpu_time
+                known.sent, known.received = old.sent, old.received
+                known.abandoned = old.abandoned
+            self.nodes[event.node] = known
         known.state = NodeState.CONNECTED
-        known.cpus = event.state.cpus
+        known.name = event.state.name
+        known.platform = event.state.platform
+        known.offered = event.state.cpus
+        known.resources = event.state.resources
         known.last_progress = now
         # What was acknowledged with a lost frame is sent again, and acknowledged again.
         known.unacknowledged.clear()
@@ -315,21 +449,127 @@ class ClusterMachine:
             elif known.memberships.get(record.number) is Membership.CLOSING:
                 # The first request may have been lost with the connection.
                 self._out.append(
-                    c.Send(known.key, messages.CloseComputation(record.number, record.terminating))
+                    c.Send(
+                        known.key,
+                        messages.CloseComputation(
+                            record.number,
+                            record.terminating,
+                            release=record.number not in known.reopening,
+                        ),
+                    )
                 )
-            self._open_on(known, record)
+            self._prepare(known, record)
         self._dispatch(now)
 
     def _count_slots(self) -> None:
-        self._slots = sum(n.cpus for n in self.nodes.values() if n.state is NodeState.CONNECTED)
+        self._slots = sum(
+            n.cpus for n in self.nodes.values() if n.state is NodeState.CONNECTED and n.allocated
+        )
 
-    def _open_on(self, node: NodeRecord, record: ComputationRecord) -> None:
+    def _prepare(self, node: NodeRecord, record: ComputationRecord) -> None:
         if node.state is not NodeState.CONNECTED or record.number in node.memberships:
             return
-        if record.closing:
+        if record.closing or not node.allocated:
             return
-        node.memberships[record.number] = Membership.OPENING
-        self._out.append(c.Send(node.key, record.opening))
+        node.memberships[record.number] = Membership.PREPARING
+        self._out.append(c.PrepareNode(node.key, record.number, node.incarnation))
+
+    def _prepared(self, event: e.NodePrepared | e.NodeRefused) -> None:
+        node = self.nodes.get(event.node)
+        record = self.computations[event.computation]
+        if (
+            node is None
+            or node.incarnation != event.incarnation
+            or node.memberships.get(record.number) is not Membership.PREPARING
+        ):
+            return  # It was lost or closed meanwhile; a new one is prepared anew.
+        if record.closing or node.state is not NodeState.CONNECTED:
+            del node.memberships[record.number]
+            if record.closing:
+                # There may be files of it.
+                self._out.append(
+                    c.Send(node.key, messages.CloseComputation(record.number, terminate=True))
+                )
+            self._check_closed(record)
+        elif isinstance(event, e.NodePrepared):
+            node.limit = event.cpus or None
+            self._count_slots()
+            node.memberships[record.number] = Membership.OPENING
+            opening = evolve(record.opening, options=event.options)
+            self._out.append(c.Send(node.key, opening))
+        elif event.text:
+            self._computation_failed(node, record.number, event.text)
+        else:
+            node.memberships[record.number] = Membership.REFUSED
+            self._count_slots()
+
+    def _manage(
+        self, event: e.NodeAllocated | e.NodeDeallocated | e.NodeRetired | e.NodeCpusSet
+    ) -> None:
+        """The user changes what a node is used for."""
+        node = self.nodes.get(event.node)
+        if node is None:
+            return
+        match event:
+            case e.NodeAllocated():
+                node.allocated = True
+                for record in self.computations.values():
+                    if node.memberships.get(record.number) is Membership.REFUSED:
+                        del node.memberships[record.number]
+                    self._prepare(node, record)
+            case e.NodeDeallocated():
+                node.allocated = False
+            case e.NodeRetired():
+                self._retire(node, self.computations[event.computation], event)
+            case e.NodeCpusSet(computation=number, cpus=cpus):
+                node.limit = min(node.offered, cpus) if cpus >= 0 else max(0, node.offered + cpus)
+                if node.state is NodeState.CONNECTED:
+                    self._out.append(c.Send(node.key, messages.SetCpus(number, node.limit)))
+        self._count_slots()
+
+    def _retire(self, node: NodeRecord, record: ComputationRecord, event: e.NodeRetired) -> None:
+        membership = node.memberships.get(record.number)
+        if event.again:
+            node.reopening.add(record.number)
+        else:
+            node.allocated = False
+            node.reopening.discard(record.number)
+            pinned, node.pinned = node.pinned, deque()
+            self._end_aside(record, pinned, "its node was closed")
+        if membership in (None, Membership.REFUSED, Membership.FAILED, Membership.PREPARING):
+            # Nothing runs there. What prepares it now is told off when it is done.
+            node.memberships.pop(record.number, None)
+            self._out.append(
+                c.Send(node.key, messages.CloseComputation(record.number, terminate=True))
+            )
+            if event.again:
+                node.reopening.discard(record.number)
+                self._prepare(node, record)
+            return
+        node.memberships[record.number] = Membership.CLOSING
+        if node.state is NodeState.CONNECTED:
+            # What has not started may run elsewhere.
+            self._out.append(
+                c.Send(node.key, messages.RecallJobs(record.number, len(node.outstanding)))
+            )
+            self._out.append(
+                c.Send(
+                    node.key,
+                    messages.CloseComputation(
+                        record.number, event.terminate, release=not event.again
+                    ),
+                )
+            )
+
+    def _closed_on(self, node: NodeRecord, record: ComputationRecord) -> None:
+        """Nothing of the computation is left on the node."""
+        if node.memberships.get(record.number) in _OPEN:
+            del node.memberships[record.number]
+            self._out.append(c.AnnounceNode(node.key, record.number, False, "closed"))
+        if record.number in node.reopening:
+            node.reopening.discard(record.number)
+            self._prepare(node, record)
+        self._check_closed(record)
 
     def _lose(self, node: NodeRecord, reason: str) -> None:
         if node.state is NodeState.LOST:
@@ -337,13 +577,26 @@ class ClusterMachine:
         node.state = NodeState.LOST
         self._count_slots()
         node.bulk_bytes = 0
+        node.extra = 0
+        node.taken.clear()
+        node.reopening.clear()
+        pinned, node.pinned = node.pinned, deque()
+        for record in self.computations.values():
+            self._end_aside(
+                record,
+                [job for job in pinned if job.computation == record.number],
+                f"node {node.name} ({node.key}) was lost: {reason}",
+            )
         abandoned: list[Job] = []
+        requeued: list[Job] = []
         for job in reversed(node.outstanding.values()):
             record = self.computations[job.computation]
             record.outstanding -= 1
-            if record.reentrant and not record.terminating and not job.cancelling:
+            stays = job.extras is not None and job.extras.pinned is not None
+            if record.reentrant and not (record.terminating or job.cancelling or stays):
                 try_again(job)
-                record.queue.appendleft(job)
+                requeued.append(job)
+                self._put_back(record, job)
             else:
                 move(job, JobStatus.Abandoned)
                 job.outcome = -1
@@ -352,6 +605,9 @@ class ClusterMachine:
                 node.abandoned[job.number] = job
                 abandoned.append(job)
         node.outstanding.clear()
+        if requeued:
+            requeued.reverse()
+            self._out.append(c.AnnounceRequeued(node.key, requeued))
         if abandoned:
             abandoned.reverse()
             self._out.append(c.AnnounceEnded(abandoned))
@@ -369,20 +625,36 @@ class ClusterMachine:
         if record is None:
             return
         node.memberships[number] = Membership.FAILED
+        node.error = text
         record.failures[node.key] = text
         self._requeue(
             node, [j.number for j in node.outstanding.values() if j.computation == number]
         )
         self._out.append(c.AnnounceNode(node.key, number, False, text))
-        if all(
-            n.memberships.get(number) is Membership.FAILED
-            for n in self.nodes.values()
-            if n.state is NodeState.CONNECTED
-        ):
-            reason = f"no node can run {record.opening.name!r}: {node.name} says: {text}"
-            self._end_queued(record, JobStatus.Terminated, reason)
-            self._out.append(c.AnnounceFailed(number, reason))
+        self._count_slots()
+        self._check_failed(record)
         self._check_closed(record)
+
+    def _check_failed(self, record: ComputationRecord) -> None:
+        """When no node is left that could run the computation, nobody need wait any longer."""
+        if not record.failures or self.awaited or record.closed:
+            return
+        number = record.number
+        if any(
+            n.state is NodeState.DISCONNECTED
+            or (
+                n.state is NodeState.CONNECTED
+                and n.memberships.get(number) not in (Membership.FAILED, Membership.REFUSED)
+            )
+            for n in self.nodes.values()
+        ):
+            return
+        key, text = next(iter(record.failures.items()))
+        reason = f"no node can run {record.opening.name!r}: {self.nodes[key].name} says: {text}"
+        if not record.failed:
+            record.failed = True
+            self._out.append(c.AnnounceFailed(number, reason))
+        self._end_queued(record, JobStatus.Terminated, reason)
 
     # --- the end of jobs and computations ------------------------------------------------------
     def _cancel(self, job: Job) -> None:
@@ -393,10 +665,16 @@ class ClusterMachine:
         if node is None or job.number not in node.outstanding:
             # Still queued. The record stays in the queue as an ended one and is passed over
             # when its turn comes: taking it out would cost a scan.
-            move(job, JobStatus.Cancelled)
+            record = self.computations[job.computation]
+            if job.extras is not None:
+                record.waiting_aside -= 1
+            if job.extras is not None and job.extras.late:
+                move(job, JobStatus.Terminated)
+                job.outcome, job.reply = Outcome.TIMED_OUT, _late(job)
+            else:
+                move(job, JobStatus.Cancelled)
             job.payload = None
             self._out.append(c.AnnounceEnded([job]))
-            record = self.computations[job.computation]
             if record.closing:
                 self._check_drained(record)
         else:
@@ -427,6 +705,28 @@ class ClusterMachine:
                 ended.append(job)
         if ended:
             self._out.append(c.AnnounceEnded(ended))
+        aside = record.aside.take_all()
+        for node in self.nodes.values():
+            aside += [job for job in node.pinned if job.computation == record.number]
+            node.pinned = deque(job for job in node.pinned if job.computation != record.number)
+        self._end_aside(record, aside, reason, status)
+
+    def _end_aside(
+        self,
+        record: ComputationRecord,
+        jobs: Iterable[Job],
+        reason: str,
+        status: JobStatus = JobStatus.Cancelled,
+    ) -> None:
+        """End jobs that waited aside, and were taken out from there."""
+        ended = [job for job in jobs if not has_ended(job)]
+        for job in ended:
+            move(job, status)
+            job.reply = reason.encode()
+            job.payload = None
+        record.waiting_aside -= len(ended)
+        if ended:
+            self._out.append(c.AnnounceEnded(ended))
 
     def _check_drained(self, record: ComputationRecord) -> None:
         if record.terminating:
@@ -440,16 +740,17 @@ class ClusterMachine:
     def _queue_is_empty(record: ComputationRecord) -> bool:
         while record.queue and record.queue[0].status in ENDED:
             record.queue.popleft()
-        return not record.queue
+        return not record.queue and not record.waiting_aside
 
     def _close_on_nodes(self, record: ComputationRecord) -> None:
         self._acknowledge_all()
         for node in self.nodes.values():
             membership = node.memberships.get(record.number)
-            if membership in (None, Membership.CLOSING):
+            if membership in (None, Membership.CLOSING, Membership.PREPARING):
+                # Who is being prepared is closed when that is done: files are on their way.
                 continue
             if node.state is NodeState.CONNECTED:
-                if membership is Membership.FAILED:
+                if membership in (Membership.FAILED, Membership.REFUSED):
                     del node.memberships[record.number]
                 else:
                     node.memberships[record.number] = Membership.CLOSING
@@ -460,6 +761,8 @@ class ClusterMachine:
 
     def _check_closed(self, record: ComputationRecord) -> None:
         if record.closed or not record.closing or record.outstanding or record.queue:
+            return
+        if record.waiting_aside:
             return
         if any(record.number in node.memberships for node in self.nodes.values()):
             return
@@ -478,33 +781,100 @@ class ClusterMachine:
             record.outstanding -= 1
             if type(job.payload) is not bytes:
                 node.bulk_bytes -= job.size
+            if job.extras is not None:
+                node.load(job.extras.options.conditions, -1)
             if job.cancelling or record.terminating:
-                move(job, JobStatus.Cancelled)
-                job.payload = None
+                self._cancel_unstarted(job)
                 cancelled.append(job)
             else:
                 try_again(job)
-                record.queue.appendleft(job)
+                self._put_back(record, job)
         if cancelled:
             self._out.append(c.AnnounceEnded(cancelled))
 
+    @staticmethod
+    def _cancel_unstarted(job: Job) -> None:
+        if job.extras is not None and job.extras.late:
+            move(job, JobStatus.Terminated)
+            job.outcome, job.reply = Outcome.TIMED_OUT, _late(job)
+        else:
+            move(job, JobStatus.Cancelled)
+        job.payload = None
+
+    def _put_back(self, record: ComputationRecord, job: Job) -> None:
+        """A job that was sent waits again, before those that were not."""
+        if job.extras is None:
+            record.queue.appendleft(job)
+        else:
+            self._set_aside(record, job)
+
+    def _queue_aside(self, job: Job, now: float) -> None:
+        """A job with extras is new."""
+        record = self.computations[job.computation]
+        deadline = extras_of(job).options.deadline
+        if deadline is not None:
+            self._deadlines.add(job, now + deadline)
+        self._set_aside(record, job)
+        self._dispatch(now)
+        self._check_failed(record)
+
+    def _set_aside(self, record: ComputationRecord, job: Job, *, counted: bool = False) -> None:
+        if not counted:
+            record.waiting_aside += 1
+        key = extras_of(job).pinned
+        if key is None:
+            record.aside.push(job)
+            return
+        node = self.nodes.get(key)
+        if node is None or node.state is NodeState.LOST:
+            self._end_aside(record, [job], f"node {key}, which it was to run on, is not there")
+        elif job.attempt:
+            node.pinned.appendleft(job)
+        else:
+            node.pinned.append(job)
+
+    def _withheld(self, event: e.JobWithheld) -> None:
+        """A job did not go out: the node has never heard of it."""
+        job = event.job
+        node = self.nodes.get(event.node)
+        if node is None or node.outstanding.get(job.number) is not job:
+            return
+        if job.attempt != event.attempt:
+            return
+        if not event.text and job.attempt < MAX_SENDS:
+            # The connection was lost. Another node may have more luck.
+            self._requeue(node, [job.number])
+            return
+        del node.outstanding[job.number]
+        record = self.computations[job.computation]
+        record.outstanding -= 1
+        node.load(extras_of(job).options.conditions, -1)
+        if type(job.payload) is not bytes:
+            node.bulk_bytes -= job.size
+        if job.cancelling or record.terminating:
+            self._cancel_unstarted(job)
+        else:
+            move(job, JobStatus.Terminated)
+            text = event.text or "the connection was lost again and again while it was sent"
+            job.outcome, job.reply = Outcome.REFUSED, text.encode()
+            job.payload = None
+        self._out.append(c.AnnounceEnded([job]))
+        if record.closing:
+            self._check_drained(record)
+
     def _dispatch(self, now: float) -> None:
         """Give jobs to every node with room, free slots first."""
-        live = [r for r in self.computations.values() if r.queue]
+        live = [r for r in self.computations.values() if r.queue or r.waiting_aside]
         if live and len(self.nodes) == 1:
             # Nothing to weigh: the common case, and the one in which a lone job hurries.
             (node,) = self.nodes.values()
             for record in live:
-                if (
-                    node.state is NodeState.CONNECTED
-                    and node.memberships.get(record.number) is Membership.READY
-                ):
+                if self._may_give(node, record):
                     self._give(node, record, self._room(node, record))
             return
         if live:
-            ready = [n for n in self.nodes.values() if n.state is NodeState.CONNECTED]
             for record in live:
-                members = [n for n in ready if n.memberships.get(record.number) is Membership.READY]
+                members = [n for n in self.nodes.values() if self._may_give(n, record)]
                 for node in sorted(members, key=lambda n: len(n.outstanding) / max(1, n.cpus)):
                     self._give(node, record, node.spare)
                 for node in members:
@@ -514,7 +884,7 @@ class ClusterMachine:
     def _refill(self, node: NodeRecord, now: float) -> None:
         """One node has ended jobs: the only one whose room has changed."""
         for record in self.computations.values():
-            if not record.queue or node.memberships.get(record.number) is not Membership.READY:
+            if not (record.queue or record.waiting_aside) or not self._may_give(node, record):
                 continue
             room = self._room(node, record)
             # Wait until a good batch fits, unless slots would run dry.
@@ -523,14 +893,104 @@ class ClusterMachine:
         if node.spare:
             self._plan_recall(now)
 
+    @staticmethod
+    def _may_give(node: NodeRecord, record: ComputationRecord) -> bool:
+        return (
+            node.state is NodeState.CONNECTED
+            and node.allocated
+            and node.memberships.get(record.number) is Membership.READY
+        )
+
     def _room(self, node: NodeRecord, record: ComputationRecord) -> int:
-        room = node.cpus * (1 + record.prefetch) - len(node.outstanding)
+        room = node.cpus * (1 + record.prefetch) - len(node.outstanding) - node.extra
         if room <= 0:
             return 0
-        share = len(record.queue) * node.cpus // max(1, 2 * self._slots) + 1
+        waiting = len(record.queue) + record.waiting_aside
+        share = waiting * node.cpus // max(1, 2 * self._slots) + 1
         return min(room, max(node.spare, share))
 
+    def _give_aside(self, node: NodeRecord, record: ComputationRecord, count: int) -> int:
+        """Give the node its pinned jobs, and those of the heap whose turn it is.
+
+        Returns how many of the queue it may be given after that.
+        """
+        batch: list[Job] = []
+        size = 0
+        while count > 0:
+            if len(batch) >= BATCH_JOBS or size >= BATCH_BYTES:
+                self._give_batch(node, record, batch)
+                batch, size = [], 0
+            from_heap = not node.pinned
+            job = record.aside.first() if from_heap else node.pinned[0]
+            if job is None:
+                break
+            if has_ended(job):
+                node.pinned.popleft()
+                continue
+            options = extras_of(job).options
+            if (
+                from_heap
+                and record.queue
+                and (-options.priority, job.number)
+                > (
+                    0,
+                    record.queue[0].number,
+                )
+            ):
+                break
+            conditions = options.conditions
+            if _is_picky(conditions) and not node.fits(conditions):
+                if node.can_fit(conditions) and record.reserved in (None, node.key):
+                    record.reserved = node.key
+                    count = 0
+                break
+            if record.reserved == node.key:
+                record.reserved = None
+            if type(job.payload) is not bytes and not self._has_bulk_room(node, job):
+                count = 0
+                break
+            if from_heap:
+                record.aside.pop()
+            else:
+                node.pinned.popleft()
+            record.waiting_aside -= 1
+            node.load(conditions)
+            count -= conditions.cpus
+            if extras_of(job).files or type(job.payload) is not bytes:
+                self._give_alone(node, record, job)
+            else:
+                batch.append(job)
+                size += len(job.payload)
+        self._give_batch(node, record, batch)
+        return count
+
+    def _give_batch(self, node: NodeRecord, record: ComputationRecord, jobs: list[Job]) -> None:
+        """Send jobs with extras; those that share their conditions share a message."""
+        for job in jobs:
+            job.node = node.key
+            node.outstanding[job.number] = job
+        record.outstanding += len(jobs)
+        for conditions, group in groupby(jobs, lambda job: extras_of(job).options.conditions):
+            together = list(group)
+            payloads = [job.payload for job in together]
+            node.sent += sum(map(len, payloads))
+            self._out.append(
+                c.Send(
+                    node.key,
+                    messages.RunJobs(
+                        record.number,
+                        [job.number for job in together],
+                        [job.attempt for job in together],
+                        payloads,
+                        [],
+                        None if conditions is CONDITIONS_OF_MOST else conditions,
+                    ),
+                )
+            )
+
     def _give(self, node: NodeRecord, record: ComputationRecord, count: int) -> None:
+        if record.waiting_aside:
+            count = self._give_aside(node, record, count)
         queue = record.queue
         key = node.key
         outstanding = node.outstanding
@@ -567,6 +1027,7 @@ class ClusterMachine:
             if numbers:
                 count -= len(numbers)
                 record.outstanding += len(numbers)
+                node.sent += size
                 acknowledged, node.unacknowledged = node.unacknowledged, []
                 self._out.append(
                     c.Send(
@@ -575,15 +1036,30 @@ class ClusterMachine:
                     )
                 )
 
+    @staticmethod
+    def _has_bulk_room(node: NodeRecord, job: Job) -> bool:
+        return not node.bulk_bytes or node.bulk_bytes + job.size <= BULK_WINDOW
+
     def _give_bulk(self, node: NodeRecord, record: ComputationRecord, job: Job) -> bool:
-        if node.bulk_bytes and node.bulk_bytes + job.size > BULK_WINDOW:
+        if not self._has_bulk_room(node, job):
             return False
+        self._give_alone(node, record, job)
+        return True
+
+    def _give_alone(self, node: NodeRecord, record: ComputationRecord, job: Job) -> None:
+        """Send a job that is large, or whose files go before it."""
         job.node = node.key
-        node.bulk_bytes += job.size
+        if type(job.payload) is not bytes:
+            node.bulk_bytes += job.size
+            node.sent += job.size
+        else:
+            node.sent += len(job.payload)
         node.outstanding[job.number] = job
         record.outstanding += 1
-        self._out.append(c.SendBulkJob(node.key, record.number, job))
-        return True
+        if job.extras is not None and job.extras.files:
+            self._out.append(c.SendJobWithFiles(node.key, record.number, job, job.attempt))
+        else:
+            self._out.append(c.SendBulkJob(node.key, record.number, job))
 
     # --- rebalancing ---------------------------------------------------------------------------
     def _plan_recall(self, now: float) -> None:
@@ -591,7 +1067,9 @@ class ClusterMachine:
             self._recall_at = now + RECALL_SECONDS
 
     def _unbalanced(self) -> bool:
-        connected = [n for n in self.nodes.values() if n.state is NodeState.CONNECTED]
+        connected = [
+            n for n in self.nodes.values() if n.state is NodeState.CONNECTED and n.allocated
+        ]
         return (
             len(connected) > 1
             and any(n.spare and Membership.READY in n.memberships.values() for n in connected)
@@ -617,19 +1095,14 @@ class ClusterMachine:
             self._recall_at = now + RECALL_SECONDS
 
     # --- views ---------------------------------------------------------------------------------
-    def node_infos(self) -> list[NodeInfo]:
-        return [
-            NodeInfo(
-                name=n.name,
-                address=n.key,
-                cpus=n.cpus,
-                busy=len(n.outstanding),
-                jobs_done=n.jobs_done,
-                cpu_time=n.cpu_time,
-                connected=n.state is NodeState.CONNECTED,
-            )
-            for n in self.nodes.values()
-        ]
+    def unfinished(self) -> list[Job]:
+        """All jobs that are known here and have not ended, but for those in the queues."""
+        jobs = [job for node in self.nodes.values() for job in node.outstanding.values()]
+        for node in self.nodes.values():
+            jobs += [job for job in node.pinned if not has_ended(job)]
+        for record in self.computations.values():
+            jobs += record.aside.take_all()
+        return jobs
 
     def validate(self) -> None:
         """Check what must always be true; tests call it after every event."""
@@ -641,6 +1114,7 @@ class ClusterMachine:
                 if job.computation == record.number
             )
             assert count == record.outstanding, (count, record.outstanding)
+            assert record.waiting_aside >= 0, record.waiting_aside
         for node in self.nodes.values():
             for number, job in node.outstanding.items():
                 assert job.number == number
@@ -648,3 +1122,13 @@ class ClusterMachine:
                 assert not has_ended(job), job
             if node.state is NodeState.LOST:
                 assert not node.outstanding
+
+
+def _is_picky(conditions: Conditions) -> bool:
+    """Does it need more than one slot that is free sooner or later?"""
+    return conditions.cpus > 1 or bool(conditions.gpus or conditions.resources)
+
+
+def _late(job: Job) -> bytes:
+    deadline = extras_of(job).options.deadline
+    return f"its deadline, {deadline:g} s after it was submitted, has passed".encode()

@@ -14,7 +14,11 @@ __all__ = [
     "AnnounceEnded",
     "AnnounceFailed",
     "AnnounceNode",
+    "AnnounceOutput",
+    "AnnounceProvisional",
+    "AnnounceRequeued",
     "AnnounceStarted",
+    "AnnounceStatus",
     "CloseComplete",
     "CloseTemplate",
     "ClusterCommand",
@@ -23,17 +27,22 @@ __all__ = [
     "LingerAtSession",
     "LingerAtWorker",
     "NodeCommand",
+    "NodeFinished",
     "OpenTemplate",
     "PollWorker",
+    "PrepareNode",
     "RecallWorker",
     "ReleaseSegment",
     "Send",
     "SendBulkJob",
+    "SendJobWithFiles",
     "SendJobsToWorker",
+    "SendOutput",
     "SendResults",
     "SendStarted",
     "StartWorker",
     "StartedJob",
+    "StopWorker",
     "TerminateJob",
 ]
 
@@ -57,6 +66,26 @@ class SendBulkJob:
 
 
 @frozen(eq=False)
+class SendJobWithFiles:
+    """Put the job's files onto the node, then send it; `events.JobWithheld` if that fails."""
+
+    node: str
+    computation: int
+    job: Job
+    attempt: int
+
+
+@frozen
+class PrepareNode:
+    """Find out whether and how to use the node, and put the files there that it needs:
+    `events.NodePrepared` or `events.NodeRefused` follows."""
+
+    node: str
+    computation: int
+    incarnation: str
+
+
+@frozen(eq=False)
 class AnnounceEnded:
     """Wake whoever waits for these jobs: they have their final status."""
 
@@ -70,6 +99,38 @@ class AnnounceStarted:
     """These jobs run by now."""
 
     jobs: Sequence[Job]
+
+
+@frozen(eq=False)
+class AnnounceRequeued:
+    """These jobs were lost with their node, and wait for another one."""
+
+    node: str
+    jobs: Sequence[Job]
+
+
+@frozen(eq=False)
+class AnnounceProvisional:
+    """A running job has sent a provisional result; it is in its extras."""
+
+    job: Job
+
+
+@frozen(eq=False)
+class AnnounceOutput:
+    """A running job has written something."""
+
+    job: Job
+    stdout: bytes
+    stderr: bytes
+
+
+@frozen
+class AnnounceStatus:
+    """A node has told what is free on it."""
+
+    node: str
+    status: messages.NodeStatus
 
 
 @frozen
@@ -100,8 +161,14 @@ class CloseComplete:
 ClusterCommand = (
     Send
     | SendBulkJob
+    | SendJobWithFiles
+    | PrepareNode
     | AnnounceEnded
     | AnnounceStarted
+    | AnnounceRequeued
+    | AnnounceProvisional
+    | AnnounceOutput
+    | AnnounceStatus
     | AnnounceNode
     | AnnounceFailed
     | CloseComplete
@@ -117,15 +184,18 @@ class OpenTemplate:
     computation: int
     name: str
     bundle: Any
-    options: dict[str, Any]
+    options: messages.ComputationOptions
 
 
 @frozen
 class CloseTemplate:
-    """Kill what is left of the computation's processes; `TemplateClosed` follows."""
+    """Have cleanup run, kill what is left of the computation's processes, and remove its files;
+    `TemplateClosed` follows."""
 
     session: str
     computation: int
+    release: bool
+    """False when it is opened again at once: its directory stays."""
 
 
 @frozen
@@ -133,6 +203,32 @@ class StartWorker:
     session: str
     computation: int
     worker: int
+
+
+@frozen
+class StopWorker:
+    """Let an idle worker exit: it is not to run anything more."""
+
+    session: str
+    computation: int
+    worker: int
+
+
+@frozen
+class SendOutput:
+    """Send the client what the job at the head of the worker's queue has written since."""
+
+    session: str
+    computation: int
+    worker: int
+    sequence: int
+    number: int
+    attempt: int
+
+
+@frozen
+class NodeFinished:
+    """What `events.LeaveRequested` waits for has come."""
 
 
 @frozen
@@ -252,6 +348,9 @@ NodeCommand = (
     | OpenTemplate
     | CloseTemplate
     | StartWorker
+    | StopWorker
+    | SendOutput
+    | NodeFinished
     | PollWorker
     | LingerAtWorker
     | LingerAtSession

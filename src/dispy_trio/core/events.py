@@ -15,15 +15,26 @@ __all__ = [
     "CloseRequested",
     "ComputationAdded",
     "JobCancelRequested",
+    "JobQueued",
+    "JobWithheld",
     "JobsSubmitted",
+    "LeaveRequested",
     "MessageReceived",
+    "NodeAllocated",
     "NodeConnected",
+    "NodeCpusSet",
+    "NodeDeallocated",
     "NodeDisconnected",
     "NodeLost",
+    "NodePrepared",
+    "NodeRefused",
+    "NodeRetired",
     "SessionClosed",
     "SessionConnected",
     "SessionDisconnected",
+    "SlotsSet",
     "TemplateClosed",
+    "TerminateRequested",
     "Tick",
 ]
 
@@ -44,6 +55,24 @@ class ComputationAdded:
 @frozen
 class JobsSubmitted:
     """The queue of a computation, found empty before, holds jobs."""
+
+
+@frozen(eq=False)
+class JobQueued:
+    """A job with extras waits: it has its own place in the order, and is in no queue yet."""
+
+    job: Job
+
+
+@frozen(eq=False)
+class JobWithheld:
+    """A job that was to be sent could not be: its files did not arrive, or it was cancelled."""
+
+    node: str
+    job: Job
+    attempt: int
+    text: str
+    """Empty when the connection was lost: it may be sent again."""
 
 
 @frozen
@@ -85,6 +114,62 @@ class NodeLost:
 
     node: str
     reason: str
+
+
+@frozen
+class NodePrepared:
+    """A node has the files that the computation needs, and may be told to open it."""
+
+    node: str
+    computation: int
+    incarnation: str
+    cpus: int
+    """Slots to use there, at most; 0 for all."""
+    options: messages.ComputationOptions
+
+
+@frozen
+class NodeRefused:
+    """A node is not to run the computation: nobody allocated it, or its files did not arrive."""
+
+    node: str
+    computation: int
+    incarnation: str
+    text: str
+    """Empty when that is what the user wants."""
+
+
+@frozen
+class NodeAllocated:
+    """A node that was deallocated, retired or refused may be used again."""
+
+    node: str
+
+
+@frozen
+class NodeDeallocated:
+    """Give the node no new jobs; what it has stays."""
+
+    node: str
+
+
+@frozen
+class NodeRetired:
+    """Close the computation on one node; with `again` it is then prepared and opened anew."""
+
+    node: str
+    computation: int
+    terminate: bool
+    again: bool
+
+
+@frozen
+class NodeCpusSet:
+    """Use that many slots of the node; negative leaves that many of its slots free."""
+
+    node: str
+    computation: int
+    cpus: int
 
 
 @frozen(eq=False)
@@ -135,6 +220,26 @@ class SessionClosed:
     """It said goodbye: whatever is left of it can go."""
 
     session: str
+
+
+@frozen
+class SlotsSet:
+    """The node is to have that many slots from now on; with none it takes no new jobs."""
+
+    slots: int
+
+
+@frozen
+class LeaveRequested:
+    """Say `NodeFinished` when the jobs that run have ended, or with `computations` when all
+    computations are closed."""
+
+    computations: bool
+
+
+@frozen
+class TerminateRequested:
+    """Stop all jobs that run."""
 
 
 @frozen

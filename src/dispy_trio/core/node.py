@@ -10,6 +10,10 @@ A worker is given one job, and, when its computation's jobs are short, as many m
 `WORKER_SECONDS`; they can be recalled until they start. A worker that has run dry gives its slot
 back, and the computation whose turn it is takes it.
 
+A job with conditions (cores, GPUs, a process of its own…) is given to a worker alone, and takes
+what it asks for from the time it is given to the time it ends. Jobs keep their order: one that does
+not fit yet is waited for.
+
 Results stay in the session until the client acknowledged them. When the client is gone they wait,
 and a client that comes back with the same session is sent all of them again; whoever receives a
 result twice drops it by number and attempt.
@@ -32,6 +36,7 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core import workers
+from dispy_trio.core.nodes import demands
 from dispy_trio.core.sessions import (
     WORKER_JOBS,
     Computation,
@@ -43,9 +48,15 @@ from dispy_trio.core.sessions import (
     WorkerState,
 )
 from dispy_trio.errors import IllegalMove
-from dispy_trio.models import Outcome
+from dispy_trio.models import Conditions, Outcome
 
-__all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
+__all__ = [
+    "NodeMachine",
+    "NodeMachineEvent",
+    "TemplateReport",
+    "device_variables",
+    "thread_variables",
+]
 
 WORKER_BYTES = 256 * 1024
 POLL_SECONDS = 0.002
@@ -56,6 +67,8 @@ STARTED_SECONDS = 0.02
 """A job that runs this long is reported as started."""
 TERM_AFTER = 5.0
 KILL_AFTER = 7.0
+LIVE_SECONDS = 0.2
+"""How often what a job writes is sent while it runs, to who wants that."""
 STILLBORN_LIMIT = 3
 """Workers of a computation that may die in a row before any ran a job."""
 
@@ -78,6 +91,9 @@ NodeMachineEvent = (
     | e.BulkJobReceived
     | e.BundleReceived
     | e.TemplateClosed
+    | e.SlotsSet
+    | e.LeaveRequested
+    | e.TerminateRequested
     | TemplateReport
 )
 
@@ -89,8 +105,17 @@ class NodeMachine:
     name: str
     slots: int
     platform: str = ""
+    resources: dict[str, int] = field(factory=dict)
+    """What jobs may take beside slots; GPUs under ``gpus``."""
+    slot_threads: int = 1
+    """Processors of one slot."""
     sessions: dict[str, Session] = field(factory=dict)
     jobs_done: int = 0
+    leaving: e.LeaveRequested | None = None
+    _most_slots: int = field(init=False)
+    """It has had at any time: jobs that run go on when slots are taken away."""
+    _free: dict[str, int] = field(init=False)
+    _free_gpus: list[int] = field(init=False)
     _taken: int = 0
     """Slots with a worker that starts or has jobs."""
     _turn: deque[Computation] = field(factory=deque)
@@ -100,6 +125,11 @@ class NodeMachine:
     _poll_at: float = math.inf
     _out: list[c.NodeCommand] = field(factory=list)
     _now: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self._most_slots = self.slots
+        self._free = dict(self.resources)
+        self._free_gpus = list(range(self.resources.get("gpus", 0)))
 
     # --- the door ------------------------------------------------------------------------------
     def handle(self, event: NodeMachineEvent, *, now: float) -> list[c.NodeCommand]:
@@ -135,9 +165,17 @@ class NodeMachine:
                     self._end_session(session)
             case e.TemplateClosed(session=key, computation=number):
                 self._template_closed(key, number)
+            case e.SlotsSet(slots=slots):
+                self._set_slots(slots)
+            case e.LeaveRequested():
+                self.leaving = event
+            case e.TerminateRequested():
+                self._terminate_all()
             case _:
                 assert_never(event)
         self._fill_slots()
+        if self.leaving is not None and self._has_left(self.leaving):
+            self._out.append(c.NodeFinished())
         out, self._out = self._out, []
         return out
 
@@ -145,10 +183,54 @@ class NodeMachine:
         """When to feed a `Tick`; infinity for never."""
         return self._poll_at
 
+    def running_job(
+        self, session: str, computation: int, worker: int, sequence: int
+    ) -> NodeJob | None:
+        """The job that a worker has under that sequence."""
+        try:
+            sent = self.sessions[session].computations[computation].workers[worker].sent
+        except KeyError:
+            return None
+        return next((job for job in sent if job.sequence == sequence), None)
+
     @property
     def idle(self) -> bool:
         """Nothing waits, runs, or is being closed here."""
         return not any(s.jobs or s.computations for s in self.sessions.values())
+
+    @property
+    def busy(self) -> int:
+        """Jobs that run."""
+        return sum(
+            bool(worker.sent)
+            for session in self.sessions.values()
+            for computation in session.computations.values()
+            for worker in computation.workers.values()
+        )
+
+    # --- the node itself -----------------------------------------------------------------------
+    def _set_slots(self, slots: int) -> None:
+        fewer = slots < self.slots
+        self.slots = slots
+        self._most_slots = max(self._most_slots, slots)
+        for session in self.sessions.values():
+            self._send(session, messages.NodeCpus(slots))
+            if not fewer:
+                continue
+            for computation in session.computations.values():
+                # Other nodes may have room for what waits here.
+                self._recall(session, computation.number, len(session.jobs))
+
+    def _has_left(self, leaving: e.LeaveRequested) -> bool:
+        if leaving.computations:
+            return not any(s.computations or s.connected for s in self.sessions.values())
+        # Results that nobody is there to take are not waited for.
+        return not any(s.jobs or (s.ended and s.connected) for s in self.sessions.values())
+
+    def _terminate_all(self) -> None:
+        for session in self.sessions.values():
+            for job in list(session.jobs.values()):
+                self._cancel(session, job)
 
     # --- sessions ------------------------------------------------------------------------------
     def _connected(self, key: str, peer: str) -> None:
@@ -165,6 +247,7 @@ class NodeMachine:
                 platform=self.platform,
                 numbers=[*session.jobs, *session.ended],
                 computations=list(session.computations),
+                resources=self.resources,
             ),
         )
         for computation in session.computations.values():
@@ -203,11 +286,16 @@ class NodeMachine:
                         self._cancel(session, job)
             case messages.RecallJobs(computation=number, count=count):
                 self._recall(session, number, count)
+            case messages.SetCpus(computation=number, cpus=cpus):
+                if (computation := session.computations.get(number)) is not None:
+                    computation.limit = cpus
             case messages.CloseComputation(computation=number, terminate=terminate):
                 computation = session.computations.get(number)
                 if computation is None:
-                    self._send(session, messages.ComputationClosed(number))
+                    # There may be files of it.
+                    self._out.append(c.CloseTemplate(session.key, number, message.release))
                 else:
+                    computation.release = message.release
                     self._close(session, computation, terminate=terminate)
             case _:
                 # Heartbeats and files are the shell's; the rest is never sent to a node.
@@ -222,7 +310,15 @@ class NodeMachine:
         elif number in session.jobs or number in session.ended:
             self._out.append(c.ReleaseSegment(segment))
         else:
-            job = NodeJob(0, None, segment, message.sizes, number=number, attempt=message.attempt)
+            job = NodeJob(
+                0,
+                None,
+                segment,
+                message.sizes,
+                number=number,
+                attempt=message.attempt,
+                conditions=message.conditions,
+            )
             session.jobs[number] = job
             computation.waiting.append(job)
 
@@ -230,12 +326,17 @@ class NodeMachine:
         number = message.computation
         if number in session.computations:
             return
-        computation = Computation(session.key, number, message.name)
+        options = message.options
+        computation = Computation(
+            session.key,
+            number,
+            message.name,
+            limit=options.cpus,
+            live_output=options.live_output,
+        )
         session.computations[number] = computation
         self._turn.append(computation)
-        self._out.append(
-            c.OpenTemplate(session.key, number, message.name, bundle, dict(message.options))
-        )
+        self._out.append(c.OpenTemplate(session.key, number, message.name, bundle, options))
 
     def _run(self, session: Session, message: messages.RunJobs) -> None:
         self._acknowledged(session, message.acknowledged)
@@ -252,9 +353,12 @@ class NodeMachine:
         ):
             if number in jobs or (number in ended and ended[number].attempt >= attempt):
                 continue
-            job = NodeJob(0, payload, number=number, attempt=attempt)
+            job = NodeJob(0, payload, number=number, attempt=attempt, conditions=message.conditions)
             jobs[number] = job
             append(job)
+        if not self.slots:
+            # It was on its way when we stopped to take jobs.
+            self._recall(session, computation.number, len(message.numbers))
 
     def _acknowledged(self, session: Session, numbers: Sequence[int]) -> None:
         pop = session.ended.pop
@@ -262,6 +366,11 @@ class NodeMachine:
             ended = pop(number, None)
             if ended is not None and ended.segment is not None:
                 self._release(ended)
+
+    def next_blob(self) -> int:
+        """An identity for a blob that is not a result."""
+        self._next_blob += 1
+        return self._next_blob - 1
 
     def _release(self, ended: EndedJob) -> None:
         if ended.segment is not None:
@@ -328,6 +437,8 @@ class NodeMachine:
             outcome = result.outcome
             if outcome == Outcome.CANCELLED:
                 outcome = Outcome.INTERRUPTED
+                if job.timed_out:
+                    outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
             total += result.end - result.start
             output = (result.stdout, result.stderr) if result.stdout or result.stderr else None
             record = EndedJob(
@@ -347,7 +458,7 @@ class NodeMachine:
             return
         count = len(fresh)
         self.jobs_done += count
-        worker.ran = True
+        worker.jobs_run += count
         computation.stillborn = 0
         mean = max(total / count, 1e-7)
         old = computation.duration
@@ -356,7 +467,11 @@ class NodeMachine:
         worker.busy_since = self._now
         worker.cancel_at = math.inf
         worker.ladder = 0
-        if sent:
+        worker.timeout_at = math.inf
+        if worker.is_spent and not sent:
+            self._give_slot_back(worker)
+            self._stop_worker(computation, worker)
+        elif sent:
             if sent[0].cancelled:
                 # It was waiting when its cancel came, and started before it could be recalled.
                 self._climb(computation, worker)
@@ -386,6 +501,8 @@ class NodeMachine:
             job.sequence = 0
             computation.waiting.appendleft(job)
         self._drop_cancelled(session, computation)
+        if not self.slots and computation.waiting:
+            self._recall(session, computation.number, len(computation.waiting))
         if worker.state is WorkerState.RECALLING:
             if worker.sent:
                 worker.move(WorkerState.BUSY)
@@ -411,16 +528,20 @@ class NodeMachine:
         worker.sent.clear()
         if victim is not None:
             computation.stillborn = 0
+            outcome = Outcome.INTERRUPTED if victim.cancelled else Outcome.DIED
+            text = f"{report.how}, on node {self.name}, attempt {victim.attempt}"
+            if victim.timed_out:
+                outcome, text = Outcome.TIMED_OUT, f"{_timed_out(victim).decode()}; {text}"
             self._end(
                 session,
                 victim,
-                Outcome.INTERRUPTED if victim.cancelled else Outcome.DIED,
-                f"{report.how}, on node {self.name}, attempt {victim.attempt}",
+                outcome,
+                text,
                 start=report.start,
                 end=report.end,
                 output=(report.stdout, report.stderr),
             )
-        elif not worker.ran and worker.state is not WorkerState.ENDING:
+        elif not worker.jobs_run and worker.state is not WorkerState.ENDING:
             computation.stillborn += 1
             if computation.stillborn >= STILLBORN_LIMIT:
                 self._fail(
@@ -503,40 +624,91 @@ class NodeMachine:
                 return
             computation = turn[0]
             turn.rotate(-1)
-            if computation.state is not Loading.READY or not computation.waiting:
-                continue
-            for worker in list(computation.idle_workers):
-                if not computation.waiting or self._taken >= self.slots:
-                    break
-                self._take_slot(worker)
-                worker.move(WorkerState.BUSY)
-                worker.busy_since = self._now
-                self._give_jobs(computation, worker)
-            states = [w.state for w in computation.workers.values()]
-            starting = states.count(WorkerState.STARTING)
-            while (
-                len(computation.waiting) > starting
-                and self._taken < self.slots
-                and len(computation.workers) < self.slots
-            ):
-                self._start_worker(computation)
-                starting += 1
+            if computation.state is Loading.READY and computation.waiting:
+                self._employ_workers(computation)
+                self._start_workers(computation)
 
-    def _take_slot(self, worker: Worker) -> None:
-        worker.holds_slot = True
-        self._taken += 1
+    def _employ_workers(self, computation: Computation) -> None:
+        """Give waiting jobs to idle workers."""
+        for worker in list(computation.idle_workers):
+            if not computation.waiting or not self._has_room(computation):
+                return
+            job = computation.waiting[0]
+            if _needs_fresh_worker(job) and worker.jobs_run:
+                continue
+            self._take_slots(worker, job.conditions)
+            worker.move(WorkerState.BUSY)
+            worker.busy_since = self._now
+            self._give_jobs(computation, worker)
+
+    def _start_workers(self, computation: Computation) -> None:
+        """Fork workers for the waiting jobs that no idle one can take."""
+        states = [w.state for w in computation.workers.values()]
+        starting = states.count(WorkerState.STARTING)
+        living = len(states) - states.count(WorkerState.ENDING)
+        while len(computation.waiting) > starting and self._has_room(computation):
+            if living >= self.slots:
+                if not self._dismiss_worker(computation):
+                    return
+                living -= 1
+            self._start_worker(computation)
+            starting += 1
+            living += 1
+
+    def _dismiss_worker(self, computation: Computation) -> bool:
+        """Stop an idle worker that has run jobs, for one that has not; False when there is none."""
+        if _needs_fresh_worker(computation.waiting[0]):
+            for worker in computation.idle_workers:
+                if worker.jobs_run:
+                    self._stop_worker(computation, worker)
+                    return True
+        return False
+
+    def _has_room(self, computation: Computation) -> bool:
+        """May the job that waits first be started now?"""
+        if self._taken >= self.slots:
+            return False
+        if computation.limit and computation.held >= computation.limit:
+            return False
+        conditions = computation.waiting[0].conditions
+        if conditions is None:
+            return True
+        return self._taken + conditions.cpus <= self.slots and all(
+            amount <= self._free.get(name, 0) for name, amount in demands(conditions).items()
+        )
+
+    def _take_slots(self, worker: Worker, conditions: Conditions | None) -> None:
+        worker.held = 1
+        worker.conditions = conditions
+        if conditions is not None:
+            worker.held = conditions.cpus
+            worker.taken = demands(conditions)
+            for name, amount in worker.taken.items():
+                self._free[name] -= amount
+            worker.gpus = self._free_gpus[: conditions.gpus]
+            del self._free_gpus[: conditions.gpus]
+        self._taken += worker.held
 
     def _give_slot_back(self, worker: Worker) -> None:
-        if worker.holds_slot:
-            worker.holds_slot = False
-            self._taken -= 1
+        self._taken -= worker.held
+        worker.held = 0
+        if worker.taken:
+            for name, amount in worker.taken.items():
+                self._free[name] += amount
+            worker.taken = {}
+            self._free_gpus = sorted([*self._free_gpus, *worker.gpus])
+            worker.gpus = []
 
     def _start_worker(self, computation: Computation) -> None:
         worker = Worker(self._next_worker)
         self._next_worker += 1
         computation.workers[worker.number] = worker
-        self._take_slot(worker)
+        self._take_slots(worker, None)
         self._out.append(c.StartWorker(computation.session, computation.number, worker.number))
+
+    def _stop_worker(self, computation: Computation, worker: Worker) -> None:
+        worker.move(WorkerState.ENDING)
+        self._out.append(c.StopWorker(computation.session, computation.number, worker.number))
 
     def _others_wait(self, computation: Computation) -> bool:
         return len(self._turn) > 1 and any(
@@ -549,6 +721,10 @@ class NodeMachine:
         """A busy worker has ended jobs: keep it supplied, unless its slot is another's due."""
         sent = worker.sent
         if not computation.waiting or (sent and sent[0].cancelled):
+            return
+        if worker.conditions is not None or computation.waiting[0].conditions is not None:
+            return  # It runs dry, and then takes the slots that the next one needs.
+        if not self.slots or (computation.limit and computation.held > computation.limit):
             return
         if len(sent) * 2 > computation.depth:
             return  # A good batch will fit soon.
@@ -564,7 +740,12 @@ class NodeMachine:
         first = worker.next_sequence
         batch: list[NodeJob] = []
         size = 0
+        if worker.conditions is not None:
+            room = 1
+            self._set_conditions(worker, worker.conditions, waiting[0])
         while waiting and len(batch) < room and size <= WORKER_BYTES:
+            if waiting[0].conditions is not worker.conditions and waiting[0].conditions is not None:
+                break
             job = waiting.popleft()
             job.sequence = first + len(batch)
             batch.append(job)
@@ -590,6 +771,18 @@ class NodeMachine:
             )
             # And a program that sends lone jobs is about to send the next one.
             self._out.append(c.LingerAtSession(computation.session, 2 * LINGER_SECONDS))
+
+    def _set_conditions(self, worker: Worker, conditions: Conditions, job: NodeJob) -> None:
+        """What the worker is told before a job with conditions."""
+        environment: dict[str, str] = {}
+        if conditions.cpus > 1:
+            environment |= thread_variables(conditions.cpus * self.slot_threads)
+        if "gpus" in self.resources:
+            environment |= device_variables(worker.gpus)
+        job.settings = {"environment": environment, "memory": conditions.memory}
+        if conditions.timeout:
+            worker.timeout_at = self._now + conditions.timeout
+            self._arm(conditions.timeout)
 
     def _arm(self, delay: float) -> None:
         self._poll_at = min(self._poll_at, self._now + delay)
@@ -635,8 +828,32 @@ class NodeMachine:
                 )
             else:
                 self._arm(STARTED_SECONDS - stuck + 0.001)
+        if computation.live_output:
+            self._send_output(computation, worker, head)
         if worker.cancel_at < math.inf:
             self._climb(computation, worker)
+        elif self._now >= worker.timeout_at:
+            head.timed_out = True
+            self._climb(computation, worker)
+        elif worker.timeout_at < math.inf:
+            self._arm(worker.timeout_at - self._now)
+
+    def _send_output(self, computation: Computation, worker: Worker, head: NodeJob) -> None:
+        due = worker.output_at + LIVE_SECONDS
+        if self._now >= due:
+            worker.output_at = self._now
+            due = self._now + LIVE_SECONDS
+            self._out.append(
+                c.SendOutput(
+                    computation.session,
+                    computation.number,
+                    worker.number,
+                    head.sequence,
+                    head.number,
+                    head.attempt,
+                )
+            )
+        self._arm(due - self._now)
 
     def _recall_worker(self, computation: Computation, worker: Worker) -> None:
         worker.move(WorkerState.RECALLING)
@@ -751,7 +968,9 @@ class NodeMachine:
         computation.workers.clear()
         if computation in self._turn:
             self._turn.remove(computation)
-        self._out.append(c.CloseTemplate(computation.session, computation.number))
+        self._out.append(
+            c.CloseTemplate(computation.session, computation.number, computation.release)
+        )
 
     def _fail(self, session: Session, computation: Computation, text: str) -> None:
         """The computation can't go on here: what runs ends, what waits goes back."""
@@ -780,8 +999,9 @@ class NodeMachine:
 
     def _template_closed(self, key: str, number: int) -> None:
         session = self.sessions.get(key)
-        if session is None or session.computations.pop(number, None) is None:
+        if session is None:
             return
+        session.computations.pop(number, None)
         self._send(session, messages.ComputationClosed(number))
         if session.closed and not session.computations:
             del self.sessions[key]
@@ -794,11 +1014,47 @@ class NodeMachine:
             for computation in session.computations.values():
                 held += [job.number for job in self._all_jobs(computation)]
                 for worker in computation.workers.values():
-                    taken += worker.holds_slot
+                    taken += worker.held
                     if worker.sent:
-                        assert worker.holds_slot, worker
+                        assert worker.held, worker
                     if worker.state is WorkerState.IDLE:
                         assert not worker.sent, worker
             assert sorted(held) == sorted(session.jobs), (held, session.jobs)
-        assert taken <= self.slots
+        assert taken <= max(self.slots, self._most_slots)
         assert taken == self._taken, (taken, self._taken)
+        assert all(amount >= 0 for amount in self._free.values()), self._free
+
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_DEVICE_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+)
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What tells numerical libraries how many threads to use."""
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads))
+
+
+def device_variables(gpus: Sequence[int]) -> dict[str, str]:
+    """What tells libraries which GPUs are theirs."""
+    return dict.fromkeys(_DEVICE_VARIABLES, ",".join(map(str, gpus)))
+
+
+def _needs_fresh_worker(job: NodeJob) -> bool:
+    return job.conditions is not None and job.conditions.isolated
+
+
+def _timed_out(job: NodeJob) -> bytes:
+    assert job.conditions is not None
+    return f"ran longer than its timeout of {job.conditions.timeout:g} s".encode()

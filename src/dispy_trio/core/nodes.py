@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum, auto
 
 from attrs import define, field
 
-from dispy_trio.models import Job
+from dispy_trio.messages import NodeStatus
+from dispy_trio.models import Conditions, Job
 
-__all__ = ["Membership", "NodeRecord", "NodeState"]
+__all__ = ["Membership", "NodeRecord", "NodeState", "demands"]
 
 
 class NodeState(Enum):
@@ -23,6 +25,10 @@ class NodeState(Enum):
 class Membership(Enum):
     """How far a node has got with one computation."""
 
+    PREPARING = auto()
+    """Who may use it is being asked, and files are on their way."""
+    REFUSED = auto()
+    """It is not to be used for this computation."""
     OPENING = auto()
     READY = auto()
     FAILED = auto()
@@ -36,11 +42,27 @@ class NodeRecord:
     key: str
     incarnation: str
     name: str
-    cpus: int
+    offered: int
+    """Slots it has."""
+    limit: int | None = None
+    """Slots of it that we use, at most."""
+    platform: str = ""
     state: NodeState = NodeState.CONNECTED
+    allocated: bool = True
+    """False while it is given no new jobs because the user wants so."""
     memberships: dict[int, Membership] = field(factory=dict)
     outstanding: dict[int, Job] = field(factory=dict)
     """Sent there and not ended, by number."""
+    pinned: deque[Job] = field(factory=deque)
+    """Jobs that wait for this very node."""
+    extra: int = 0
+    """Slots that outstanding jobs take beyond one each."""
+    resources: dict[str, int] = field(factory=dict)
+    """What it has beside slots."""
+    taken: dict[str, int] = field(factory=dict)
+    """What outstanding jobs take of that."""
+    reopening: set[int] = field(factory=set)
+    """Computations that are closed there only to be opened again."""
     abandoned: dict[int, Job] = field(factory=dict)
     """Reported as abandoned when the node was lost; a late result still counts, once."""
     bulk_bytes: int = 0
@@ -50,14 +72,54 @@ class NodeRecord:
     recalling: bool = False
     jobs_done: int = 0
     cpu_time: float = 0.0
+    """Seconds of wall time its jobs took, summed."""
+    sent: int = 0
+    """Bytes of arguments."""
+    received: int = 0
+    """Bytes of results."""
     last_progress: float = 0.0
+    status: NodeStatus | None = None
+    """What is free on its machine, as it told last."""
+    error: str | None = None
+    """Why it can't run the computation."""
+
+    @property
+    def cpus(self) -> int:
+        """Slots that are used."""
+        return self.offered if self.limit is None else min(self.offered, self.limit)
 
     @property
     def spare(self) -> int:
         """Slots without a job."""
-        return max(0, self.cpus - len(self.outstanding))
+        return max(0, self.cpus - len(self.outstanding) - self.extra)
 
     @property
     def surplus(self) -> int:
         """Jobs that wait there behind others."""
-        return max(0, len(self.outstanding) - self.cpus)
+        return max(0, len(self.outstanding) + self.extra - self.cpus)
+
+    def can_fit(self, conditions: Conditions) -> bool:
+        """Could it run such a job if it had nothing else to do?"""
+        return conditions.cpus <= self.cpus and all(
+            amount <= self.resources.get(name, 0) for name, amount in demands(conditions).items()
+        )
+
+    def fits(self, conditions: Conditions) -> bool:
+        """Can it start such a job now?"""
+        return conditions.cpus <= self.spare and all(
+            self.taken.get(name, 0) + amount <= self.resources.get(name, 0)
+            for name, amount in demands(conditions).items()
+        )
+
+    def load(self, conditions: Conditions, sign: int = 1) -> None:
+        """Such a job was given to it; with -1, has left it."""
+        self.extra += sign * (conditions.cpus - 1)
+        for name, amount in demands(conditions).items():
+            self.taken[name] = self.taken.get(name, 0) + sign * amount
+
+
+def demands(conditions: Conditions) -> dict[str, int]:
+    """What a job takes beside slots; GPUs under ``gpus``."""
+    if not conditions.gpus:
+        return conditions.resources
+    return {**conditions.resources, "gpus": conditions.gpus}

@@ -14,6 +14,7 @@ from attrs import define, field
 
 from dispy_trio.core import workers
 from dispy_trio.errors import IllegalMove
+from dispy_trio.models import Conditions
 
 __all__ = [
     "WORKER_MOVES",
@@ -67,8 +68,10 @@ class NodeJob(workers.WorkerJob):
     number: int
     attempt: int
     cancelled: bool = False
+    timed_out: bool = False
     reported: bool = False
     """The client was told that it runs."""
+    conditions: Conditions | None = None
 
 
 @define(eq=False)
@@ -85,8 +88,27 @@ class Worker:
     """Rungs of the cancel ladder climbed for the job at the head."""
     cancel_at: float = math.inf
     """When the cancel of the job at the head was asked for."""
-    ran: bool = False
-    holds_slot: bool = False
+    jobs_run: int = 0
+    held: int = 0
+    """Slots it takes up."""
+    taken: dict[str, int] = field(factory=dict)
+    """Resources that the job with conditions in it takes."""
+    gpus: list[int] = field(factory=list)
+    """Those of them that are devices."""
+    conditions: Conditions | None = None
+    """Of the one job it has, if that has some."""
+    timeout_at: float = math.inf
+    """When that job has run for too long."""
+    output_at: float = -math.inf
+    """When what it writes was sent last."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Has the last job been its last one?"""
+        conditions = self.conditions
+        return conditions is not None and (
+            conditions.isolated or 0 < conditions.max_jobs <= self.jobs_run
+        )
 
     def move(self, state: WorkerState) -> None:
         if state not in WORKER_MOVES[self.state]:
@@ -110,6 +132,16 @@ class Computation:
     stillborn: int = 0
     closing: bool = False
     """The client wants it closed once its jobs have ended."""
+    release: bool = True
+    """False when it will be opened again at once."""
+    limit: int = 0
+    """Slots it may take; 0 for all."""
+    live_output: bool = False
+
+    @property
+    def held(self) -> int:
+        """Slots its workers take up."""
+        return sum(worker.held for worker in self.workers.values())
 
     @property
     def depth(self) -> int:

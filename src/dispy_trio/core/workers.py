@@ -33,6 +33,8 @@ class WorkerJob:
     segment: int | None = None
     """A memfd that carries the parts. It stays the caller's: a recalled job is sent again."""
     sizes: Sequence[int] = ()
+    settings: dict[str, Any] | None = None
+    """How the worker has to be while it runs: ``environment``, ``memory``, ``directory``."""
 
 
 @define(eq=False)
@@ -122,6 +124,10 @@ class WorkerCall:
     """Goes back with the answer."""
     kind: str
     body: dict[str, Any]
+    sequence: int = 0
+    """Of the job that asks."""
+    data: bytes = b""
+    """What came with it as a memory file."""
 
 
 TemplateEvent = (

@@ -11,8 +11,8 @@ from dispy_trio.protocol.framing import FRAME_HEADER, FRAME_LIMIT
 
 __all__ = ["FRAME_LIMITS", "decode", "encode"]
 
-SMALL_LIMIT = 4096
-"""Bytes of a message that holds no list and no payload."""
+SMALL_LIMIT = 16 * 1024
+"""Bytes of a message that holds no list and no payload; a path may be 4096 of them."""
 
 _SMALL = {
     messages.Ping,
@@ -26,6 +26,16 @@ _SMALL = {
     messages.FetchFile,
     messages.FileFollows,
     messages.FileMissing,
+    messages.WatchNode,
+    messages.SetCpus,
+    messages.AckProvisional,
+    messages.FileAnswer,
+    messages.NodeCpus,
+    messages.JobProgress,
+    messages.FileOffered,
+    messages.PutFile,
+    messages.FileWanted,
+    messages.FileStored,
 }
 
 FRAME_LIMITS = {

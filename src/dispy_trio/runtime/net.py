@@ -29,7 +29,7 @@ from attrs import define
 from dispy_trio.errors import ConnectError, ConnectionLost, LocalError, PortInUse
 from dispy_trio.seams import ByteStream
 
-__all__ = ["TcpNet", "is_loopback"]
+__all__ = ["TcpNet", "is_loopback", "local_address_towards"]
 
 SOCKET_BUFFER = 4 * 1024 * 1024
 USER_TIMEOUT = 30_000
@@ -172,6 +172,47 @@ class TlsStream:
         await trio.aclose_forcefully(self._stream.transport_stream)
 
 
+def _own_context(protocol: int, certfile: Path, keyfile: Path | None) -> ssl.SSLContext:
+    """A TLS context with the user's own certificate, that accepts only peers with the same one.
+
+    Raises:
+        LocalError: names the file that can't be used.
+    """
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    try:
+        context.load_cert_chain(certfile, keyfile)
+        context.load_verify_locations(certfile)
+    except OSError as exc:
+        files = f"{certfile}" + (f" and {keyfile}" if keyfile else "")
+        raise LocalError(f"can't use the certificate {files}: {exc.strerror or exc}") from exc
+    # The very certificate that is shared is trusted, whoever has signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _hash_of(certfile: Path) -> bytes:
+    """SHA-256 of the first certificate in a PEM file."""
+    text = certfile.read_text()
+    start = text.index("-----BEGIN CERTIFICATE-----")
+    end = text.index("-----END CERTIFICATE-----", start) + len("-----END CERTIFICATE-----")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[start:end])).digest()
+
+
+def local_address_towards(host: str) -> str:
+    """The address of this machine that packets to `host` leave from. Sends none."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((host, 9))
+            address: str = sock.getsockname()[0]
+            return address
+    except OSError:
+        return "127.0.0.1"
+
+
 def _server_context() -> tuple[ssl.SSLContext, bytes]:
     """A TLS context with a certificate made for it, and the hash of that certificate."""
     # Imported here: costs start-up time that nobody on loopback should pay.
@@ -274,6 +315,14 @@ class TcpNet:
 
     force_tls: bool = False
     """TLS on loopback too, for tests of it."""
+    certfile: Path | None = None
+    """The user's own certificate, which all peers share; TLS is used everywhere then."""
+    keyfile: Path | None = None
+    """Its key, if that is not in the same file."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.certfile is not None:
+            self.force_tls = True
 
     async def dial(self, host: str, port: int) -> ByteStream:
         """Open a connection, trying all addresses of a host name.
@@ -306,7 +355,11 @@ class TcpNet:
             raise ConnectError(f"{peer}: {_reason(exc)}") from exc
         if is_loopback(remote) and not self.force_tls:
             return TcpStream(transport.socket, peer)
-        stream = trio.SSLStream(transport, _client_context())
+        if self.certfile is not None:
+            context = _own_context(ssl.PROTOCOL_TLS_CLIENT, self.certfile, self.keyfile)
+        else:
+            context = _client_context()
+        stream = trio.SSLStream(transport, context)
         try:
             with trio.fail_after(DIAL_TIMEOUT):
                 await stream.do_handshake()
@@ -347,8 +400,13 @@ class TcpNet:
                 ) from exc
             raise LocalError(f"can't listen on {where}: {_reason(exc)}") from exc
         bound = sock.getsockname()[:2]
-        plain = is_loopback(bound[0]) and not self.force_tls
-        return TcpListener(sock, bound, None if plain else _server_context(), self.force_tls)
+        tls: tuple[ssl.SSLContext, bytes] | None = None
+        if self.certfile is not None:
+            context = _own_context(ssl.PROTOCOL_TLS_SERVER, self.certfile, self.keyfile)
+            tls = (context, _hash_of(self.certfile))
+        elif self.force_tls or not is_loopback(bound[0]):
+            tls = _server_context()
+        return TcpListener(sock, bound, tls, self.force_tls)
 
 
 def _reason(exc: BaseException) -> str:

@@ -5,6 +5,7 @@ It lies in a file of the user's own, made on first use. To use a second machine,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -14,7 +15,7 @@ from attrs import define, field
 
 from dispy_trio.errors import SecretFileError
 
-__all__ = ["Secret", "default_secret_file", "load_secret"]
+__all__ = ["Secret", "choose_secret", "default_secret_file", "load_secret"]
 
 MIN_LENGTH = 16
 """Bytes. Anything shorter could be guessed from one recorded handshake."""
@@ -37,6 +38,35 @@ def default_secret_file() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(base) / "dispy-trio" / "secret"
+
+
+def choose_secret(
+    *,
+    text: str = "",
+    file: Path | str | None = None,
+    key: Path | str | None = None,
+) -> Secret:
+    """The secret, from wherever the user has put it.
+
+    Args:
+        text: a password, as dispy's ``secret``; stretched with scrypt (RFC 7914).
+        file: a secret file; see `load_secret`.
+        key: the private key that all peers share, as with dispy's ``certfile`` and ``keyfile``: who
+            has it may come in. Used when neither a text nor a file is given.
+
+    Raises:
+        SecretFileError: the file or the key can't be read.
+    """
+    if text:
+        value = hashlib.scrypt(text.encode(), salt=b"dispy-trio secret", n=2**14, r=8, p=1)
+        return Secret(value.hex().encode(), Path("(given as text)"))
+    if file is None and key is not None:
+        try:
+            content = Path(key).read_bytes()
+        except OSError as exc:
+            raise SecretFileError(f"can't read the key file {key}: {exc.strerror}") from exc
+        return Secret(hashlib.sha256(content).hexdigest().encode(), Path(key))
+    return load_secret(file)
 
 
 def load_secret(path: Path | str | None = None) -> Secret:

@@ -43,6 +43,9 @@ class NodeControl:
     Raises:
         LocalError: there are not so many.
     """
+    terminate_jobs: Callable[[], None]
+    """End the jobs that run; their clients get them as terminated. Takes no slot away: without a
+    `set_cpus(0)` before it, the next jobs start."""
     drain: Callable[[], None]
     """Take no new jobs, let those that run end, deliver their results, and end the node."""
     leave: Callable[[], None]

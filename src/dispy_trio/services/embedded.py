@@ -21,10 +21,9 @@ def main() -> None:
     """Run until the client at the other end of the inherited socket is gone."""
     lifeline = socket.socket(fileno=int(sys.argv[1]))
     lifeline.set_inheritable(False)
-    given = json.loads(sys.argv[2])
     warm = start_template_process()
     try:
-        _run(lifeline, given, warm)
+        _run(lifeline, json.loads(_read_line(lifeline)), warm)
     except BaseException:
         # A template ends by itself when we do; this only makes sure that nobody is surprised.
         if warm.process.poll() is None:
@@ -36,6 +35,21 @@ def main() -> None:
     os._exit(0)
 
 
+def _read_line(lifeline: socket.socket) -> bytes:
+    """Our settings; nothing else comes before our address was read."""
+    line = b""
+    while not line.endswith(b"\n"):
+        data = lifeline.recv(4096)
+        if not data:
+            raise EOFError("the client ended before it told the settings of its node")
+        line += data
+    return line
+
+
+def _path(value: object) -> Path | None:
+    return Path(str(value)) if value else None
+
+
 def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProcess) -> None:
     import trio
 
@@ -43,19 +57,21 @@ def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProces
     from dispy_trio.services.node import run_node
     from dispy_trio.services.outside import real_outside
 
-    secret_file = given["secret_file"]
     settings = NodeSettings(
         host="127.0.0.1",
         port=0,
         cpus=int(str(given["cpus"])),
-        secret_file=Path(str(secret_file)) if secret_file else None,
+        secret_file=_path(given["secret_file"]),
+        secret=str(given["secret"]),
+        certfile=_path(given["certfile"]),
+        keyfile=_path(given["keyfile"]),
     )
 
     async def serve() -> None:
         line = trio.socket.from_stdlib_socket(lifeline)
         async with trio.open_nursery() as nursery:
-            host, port = await nursery.start(run_node, settings, real_outside(settings, warm))
-            await line.send(f"{host}:{port}\n".encode())
+            control = await nursery.start(run_node, settings, real_outside(settings, warm))
+            await line.send(f"{control.host}:{control.port}\n".encode())
             try:
                 # Nothing is ever written to us: this waits for the client's end, however it ends.
                 await line.recv(1)

@@ -11,8 +11,8 @@ import gc
 import logging
 import os
 import platform
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from typing import Any, assert_never
 
 import trio
 from attrs import define, field
@@ -21,14 +21,22 @@ from dispy_trio import messages, seams
 from dispy_trio.config import NodeSettings
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
-from dispy_trio.core.node import NodeMachine, NodeMachineEvent, TemplateReport
-from dispy_trio.errors import DispyError, LocalError
+from dispy_trio.core.node import (
+    NodeMachine,
+    NodeMachineEvent,
+    TemplateReport,
+    thread_variables,
+)
+from dispy_trio.core.sessions import NodeJob
+from dispy_trio.errors import DispyError, LocalError, RemoteError
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
 from dispy_trio.runtime.segments import can_open, map_segment, open_segment
+from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
 from dispy_trio.services.outside import Outside
+from dispy_trio.services.places import Key, Places
 
 __all__ = ["run_node", "slots_of"]
 
@@ -38,9 +46,10 @@ UNAUTHENTICATED_LIMIT = 100
 """Connections that may be in their handshake at a time."""
 CLOSE_GRACE = 5.0
 """Seconds for templates to be killed and reaped when the node stops."""
-
-Key = tuple[str, int]
-"""Session and computation."""
+CLEANUP_SECONDS = 60.0
+"""That a cleanup function may take, when no limit was set for setup."""
+FIRST_LOOK = 0.1
+"""Seconds to watch the processors for the first status."""
 
 
 def slots_of(cpus: int, available: int) -> int:
@@ -64,8 +73,12 @@ class _Computation:
     """A computation's process and directory."""
 
     directory: str
+    options: messages.ComputationOptions
     template: seams.Template | None = None
     closing: bool = False
+    release: bool = True
+    is_set_up: bool = False
+    """Its setup has run, and its cleanup has to."""
 
 
 @define(eq=False)
@@ -87,6 +100,11 @@ class NodeService:
     incarnation: str
     work: trio.Nursery
     files: FileService
+    places: Places
+    end: Callable[[], None]
+    """Ends the node."""
+    available: int
+    """Slots it was started with."""
     host: Host[NodeMachineEvent, c.NodeCommand] = field(init=False)
     _handshakes: dict[trio.CancelScope, None] = field(factory=dict)
     """Of connections that have not proved anything yet, the oldest first."""
@@ -95,6 +113,13 @@ class NodeService:
     """Session to process id, of the clients on this machine that share segments with us."""
     _computations: dict[Key, _Computation] = field(factory=dict)
     _incoming: dict[tuple[str, int], _Incoming] = field(factory=dict)
+    _served: int = 0
+    """Clients that have come."""
+    _provisional: dict[int, trio.Event] = field(factory=dict)
+    """Provisional results that clients have not acknowledged."""
+    _refused: set[int] = field(factory=set)
+    """Those of them that nobody wants."""
+    _next_request: int = 1
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self.machine, self._perform)
@@ -104,15 +129,22 @@ class NodeService:
         match command:
             case c.SendResults(session=session, message=message, segments=segments):
                 if (peer := self._peers.get(session)) is None:
+                    self._forget_job_directories(session, message.numbers)
                     return
                 if segments and session in self._neighbours:
                     for number, (blob, sizes) in message.blobs.items():
                         message.segments[number] = (segments[blob], sizes)
                     message.blobs.clear()
+                self._forget_job_directories(session, message.numbers)
                 peer.send_nowait(message)
                 for blob, _ in message.blobs.values():
                     peer.send_blob_nowait(blob, [map_segment(segments[blob])])
             case c.SendJobsToWorker(session=session, computation=number, worker=worker, jobs=jobs):
+                place = self.places.get((session, number))
+                if place is not None and place.jobs:
+                    for job in jobs:
+                        if (directory := place.jobs.get(job.number)) is not None:
+                            job.settings = {**(job.settings or {}), "directory": directory}
                 self._template(session, number).send_jobs(worker, jobs)
             case c.Send(target=session, message=message):
                 if (peer := self._peers.get(session)) is not None:
@@ -134,12 +166,18 @@ class NodeService:
                 self._template(session, number).kill(worker)
             case c.StartWorker(session=session, computation=number, worker=worker):
                 self._template(session, number).start_worker(worker)
+            case c.StopWorker(session=session, computation=number, worker=worker):
+                self._template(session, number).stop_worker(worker)
+            case c.SendOutput():
+                self._send_output(command)
             case c.SendStarted(session=session, jobs=started):
                 self._send_started(session, started)
             case c.OpenTemplate():
                 self.work.start_soon(self._open_template, command)
-            case c.CloseTemplate(session=session, computation=number):
-                self.work.start_soon(self._close_template, (session, number))
+            case c.CloseTemplate(session=session, computation=number, release=release):
+                self.work.start_soon(self._close_template, (session, number), release)
+            case c.NodeFinished():
+                self.end()
             case c.ReleaseSegment(segment=segment):
                 os.close(segment)
             case _:
@@ -164,23 +202,56 @@ class NodeService:
         if numbers and peer is not None:
             peer.send_nowait(messages.JobsStarted(numbers, attempts, starts))
 
+    def _send_output(self, command: c.SendOutput) -> None:
+        template = self._template(command.session, command.computation)
+        stdout, stderr = template.output(command.worker, command.sequence)
+        peer = self._peers.get(command.session)
+        if peer is not None and (stdout or stderr):
+            peer.send_nowait(messages.JobOutput(command.number, command.attempt, stdout, stderr))
+
+    def _forget_job_directories(self, session: str, numbers: Sequence[int]) -> None:
+        for key in self.places.of_session(session):
+            place = self.places.get(key)
+            if place is not None and place.jobs:
+                place.forget_jobs(numbers)
+
+    def _client_host(self, session: str) -> str:
+        known = self.machine.sessions.get(session)
+        return known.peer.rpartition(":")[0].strip("[]") if known is not None else "127.0.0.1"
+
+    def _template_settings(
+        self, directory: str, session: str, options: messages.ComputationOptions
+    ) -> seams.TemplateSettings:
+        host = self.files.host_for(self._client_host(session))
+        threads = thread_variables(self.machine.slot_threads)
+        return seams.TemplateSettings(
+            directory,
+            node_name=self.machine.name,
+            node_ip=host,
+            arguments=options.arguments,
+            setup_timeout=options.setup_timeout,
+            init=str(self.settings.init or ""),
+            # What the node's own user has chosen counts more.
+            environment={k: v for k, v in threads.items() if k not in os.environ},
+        )
+
     async def _open_template(self, command: c.OpenTemplate) -> None:
         key = (command.session, command.computation)
+        options = command.options
 
         def report(event: seams.TemplateEvent) -> None:
             if isinstance(event, seams.WorkerCall):
                 self.work.start_soon(self._answer, key, event)
-            else:
-                self.host.feed(TemplateReport(*key, event))
+                return
+            if isinstance(event, seams.TemplateReady):
+                self._computations[key].is_set_up = True
+            self.host.feed(TemplateReport(*key, event))
 
         try:
-            directory = self.outside.store.make_directory("computation")
-            computation = self._computations[key] = _Computation(directory)
-            settings = seams.TemplateSettings(
-                directory,
-                node_name=self.machine.name,
-                node_address=self.files.address,
-            )
+            client = self._client_host(command.session)
+            directory = self.places.open(key, client, options.dest_path).directory
+            computation = self._computations[key] = _Computation(directory, options)
+            settings = self._template_settings(directory, command.session, options)
             template = await self.outside.spawner.open_template(
                 command.bundle, settings, report, self.work
             )
@@ -189,35 +260,124 @@ class NodeService:
             return
         computation.template = template
         if computation.closing:
-            await self._close_template(key)
+            await self._close_template(key, computation.release)
 
-    async def _close_template(self, key: Key) -> None:
+    async def _close_template(self, key: Key, release: bool) -> None:
         computation = self._computations.get(key)
         if computation is not None and computation.template is None and not computation.closing:
             # Still being started; whoever starts it closes it.
             computation.closing = True
+            computation.release = release
             return
         if computation is not None:
-            if computation.template is not None:
-                await computation.template.aclose()
+            await self._end_template(computation)
             self.files.forget(key)
-            await trio.to_thread.run_sync(
-                self.outside.store.remove_directory, computation.directory
-            )
-            del self._computations[key]
+            self._computations.pop(key, None)
+        if release:
+            keep = computation is not None and computation.options.keep_files
+            await self._release_place(key, keep=keep and not self.settings.force_cleanup)
         self.host.feed(e.TemplateClosed(*key))
 
+    async def _end_template(self, computation: _Computation) -> None:
+        """Run the computation's cleanup, and end its processes."""
+        if (template := computation.template) is None:
+            return
+        wants = computation.options.has_cleanup or self.settings.init is not None
+        if computation.is_set_up and wants:
+            computation.is_set_up = False
+            limit = computation.options.setup_timeout or CLEANUP_SECONDS
+            if failure := await template.clean_up(limit):
+                log.warning("a computation's cleanup failed: %s", failure)
+        await template.aclose()
+
+    async def _release_place(self, key: Key, *, keep: bool) -> None:
+        if (directory := self.places.release(key, keep=keep)) is not None:
+            await trio.to_thread.run_sync(self.outside.store.remove_directory, directory)
+
+    # --- what jobs ask -------------------------------------------------------------------------
     async def _answer(self, key: Key, call: seams.WorkerCall) -> None:
         """A job asks for something; what goes wrong is the job's to hear."""
+        if call.kind == "shut_down":
+            self._shut_down_for_client(key)
+            return
         computation = self._computations.get(key)
         if computation is None or computation.template is None:
             return
         try:
-            body = await self.files.answer(key, computation.directory, call.kind, call.body)
+            body = await self._do_for_job(key, call, computation)
         except (DispyError, OSError) as exc:
-            body = {"error": str(exc)}
+            body = {"error": str(exc)[:1000]}
         if not computation.closing:
             computation.template.answer(call.worker, call.call, body)
+
+    async def _do_for_job(
+        self, key: Key, call: seams.WorkerCall, computation: _Computation
+    ) -> dict[str, Any]:
+        match call.kind, call.body:
+            case "log", {"level": int(level), "text": str(text)}:
+                log.log(level, "a job says: %s", text)
+                return {}
+            case "progress", {"fraction": int() | float() as fraction, "text": str(text)}:
+                peer, job = self._client_of(key, call)
+                peer.send_nowait(
+                    messages.JobProgress(job.number, job.attempt, float(fraction), text[:1000])
+                )
+                return {}
+            case "provisional_result", {"timeout": int() | float() as timeout}:
+                await self._send_provisional(key, call, timeout)
+                return {}
+            case "send_file", {"path": str(path), "timeout": int() | float() as timeout}:
+                peer, job = self._client_of(key, call)
+                place = self.places.get(key)
+                assert place is not None, "a computation that runs has a directory"
+                await self.files.offer(peer.send_nowait, place, job.number, path, timeout)
+                return {}
+            case _:
+                client = self._client_host(key[0])
+                return await self.files.answer(
+                    key, client, computation.directory, call.kind, call.body
+                )
+
+    def _client_of(self, key: Key, call: seams.WorkerCall) -> tuple[Peer, NodeJob]:
+        """Whom a job's news are for, and which job it is.
+
+        Raises:
+            RemoteError: the client is not there.
+        """
+        job = self.machine.running_job(*key, call.worker, call.sequence)
+        peer = self._peers.get(key[0])
+        if peer is None or job is None:
+            raise RemoteError("the client is not connected to this node now")
+        return peer, job
+
+    async def _send_provisional(self, key: Key, call: seams.WorkerCall, timeout: float) -> None:
+        peer, job = self._client_of(key, call)
+        request = self._next_request
+        self._next_request += 1
+        taken = self._provisional[request] = trio.Event()
+        small = len(call.data) <= messages.BULK_THRESHOLD
+        blob = 0 if small else self.machine.next_blob()
+        payload = call.data if small else b""
+        peer.send_nowait(messages.JobProvisional(job.number, job.attempt, request, payload, blob))
+        if blob:
+            peer.send_blob_nowait(blob, [memoryview(call.data)])
+        try:
+            with trio.move_on_after(timeout):
+                await taken.wait()
+            if not taken.is_set():
+                raise RemoteError(f"the client did not take the result within {timeout:g} s")
+            if request in self._refused:
+                raise RemoteError("the client does not wait for this job any more")
+        finally:
+            del self._provisional[request]
+            self._refused.discard(request)
+
+    def _shut_down_for_client(self, key: Key) -> None:
+        if self.settings.client_shutdown:
+            log.warning("client %s ends this node", self._client_host(key[0]))
+            self.end()
+        else:
+            log.warning("a client wants to end this node, which needs --client-shutdown")
 
     # --- connections ---------------------------------------------------------------------------
     async def serve(self, stream: seams.ByteStream) -> None:
@@ -230,10 +390,11 @@ class NodeService:
             if peer is None or not peer.attach_bulk(stream):
                 await stream.aclose()
         elif theirs.kind == Kind.FILE:
+            known = theirs.role == Role.CLIENT and theirs.identity in self._peers
             try:
-                await self.files.serve(stream)
+                await self.files.serve(stream, theirs, known)
             except (DispyError, OSError) as exc:
-                log.warning("a file could not be sent: %s", exc)
+                log.warning("a file could not be transferred: %s", exc)
         else:
             await self._serve_session(stream, theirs)
 
@@ -257,20 +418,35 @@ class NodeService:
 
     async def _serve_session(self, stream: seams.ByteStream, theirs: Hello) -> None:
         session = theirs.identity
+        if session not in self.machine.sessions:
+            if self.machine.leaving is not None:
+                await stream.aclose()
+                return
+            self._served += 1
+            if 0 <= self.settings.serve <= self._served:
+                log.info("client %d of %d: the last one", self._served, self.settings.serve)
+                self.host.feed(e.SessionConnected(session, stream.peer))
+                self.host.feed(e.LeaveRequested(computations=True))
         peer = Peer(f"client {stream.peer}", theirs, self.settings.pulse_interval, stream)
         if (old := self._peers.get(session)) is not None:
             old.close("the same session came again")
         self._peers[session] = peer
         self.host.feed(e.SessionConnected(session, stream.peer))
         reason: DispyError | None = None
-        try:
-            await peer.run(
-                lambda message: self._on_message(session, peer, message),
-                lambda blob, size: self._make_room(session, blob, size),
-                lambda blob, _memory: self._on_blob(session, blob),
-            )
-        except DispyError as exc:
-            reason = exc
+        async with trio.open_nursery() as nursery:
+
+            def watch(message: messages.WatchNode) -> None:
+                nursery.start_soon(self._report_status, peer, message)
+
+            try:
+                await peer.run(
+                    lambda message: self._on_message(session, peer, message, watch),
+                    lambda blob, size: self._make_room(session, blob, size),
+                    lambda blob, _memory: self._on_blob(session, blob),
+                )
+            except DispyError as exc:
+                reason = exc
+            nursery.cancel_scope.cancel()
         if self._peers.get(session) is not peer:
             return
         del self._peers[session]
@@ -278,12 +454,44 @@ class NodeService:
         self._drop_incoming(session)
         if reason is None:
             self.host.feed(e.SessionClosed(session))
+            for key in self.places.of_session(session):
+                if key not in self._computations:
+                    # Files came, but the computation never did.
+                    await self._release_place(key, keep=False)
         else:
             log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
-    def _on_message(self, session: str, peer: Peer, message: messages.Message) -> None:
-        if isinstance(message, messages.OfferSegments):
+    async def _report_status(self, peer: Peer, watch: messages.WatchNode) -> None:
+        """Tell a client what is free here, as often as it wants to know."""
+        seconds = FIRST_LOOK if watch.now else None
+        if not watch.now:
+            await trio.sleep(watch.interval)
+        while True:
+            peer.send_nowait(await self.outside.read_status(seconds))
+            seconds = None
+            await trio.sleep(max(0.1, watch.interval))
+
+    def _on_message(
+        self,
+        session: str,
+        peer: Peer,
+        message: messages.Message,
+        watch: Callable[[messages.WatchNode], None],
+    ) -> None:
+        if isinstance(message, messages.RunJobs):
+            # By far the most frequent ones.
+            self.host.feed(e.MessageReceived(session, message))
+        elif isinstance(message, messages.WatchNode):
+            watch(message)
+        elif isinstance(message, messages.FileAnswer):
+            self.files.answered(message)
+        elif isinstance(message, messages.AckProvisional):
+            if (taken := self._provisional.get(message.request)) is not None:
+                if not message.taken:
+                    self._refused.add(message.request)
+                taken.set()
+        elif isinstance(message, messages.OfferSegments):
             agreed = can_open(message.process, message.descriptor, message.token)
             if agreed:
                 self._neighbours[session] = message.process
@@ -333,6 +541,8 @@ class NodeService:
     async def forget_absent_clients(self) -> None:
         """Drop sessions that stayed away for `zombie_interval` and have nothing running."""
         gone_since: dict[str, float] = {}
+        if not self.settings.zombie_interval:
+            return
         while True:
             await trio.sleep(max(1.0, self.settings.zombie_interval / 10))
             now = trio.current_time()
@@ -347,21 +557,74 @@ class NodeService:
         """Say goodbye to the clients and kill what runs."""
         for peer in list(self._peers.values()):
             peer.close("the node stops")
-        for computation in self._computations.values():
+        for key, computation in list(self._computations.items()):
             computation.closing = True
-            if computation.template is not None:
-                await computation.template.aclose()
-            self.outside.store.remove_directory(computation.directory)
+            await self._end_template(computation)
+            keep = computation.options.keep_files and not self.settings.force_cleanup
+            await self._release_place(key, keep=keep)
         self._computations.clear()
+        self.outside.store.close()
+
+    # --- control -------------------------------------------------------------------------------
+    def control(self, host: str, port: int) -> NodeControl:
+        """The handles that console, service hours and signals have."""
+        return NodeControl(
+            host=host,
+            port=port,
+            set_cpus=self._set_cpus,
+            terminate_jobs=lambda: self.host.feed(e.TerminateRequested()),
+            drain=self._drain,
+            leave=lambda: self.host.feed(e.LeaveRequested(computations=True)),
+            quit=self.end,
+            release=self._release_absent,
+            report=lambda: self._report(f"{host}:{port}"),
+        )
+
+    def _set_cpus(self, cpus: int) -> int:
+        slots = 0
+        if cpus:
+            slots = cpus if cpus > 0 else self.available + cpus
+            if not 0 < slots <= self.available:
+                raise LocalError(f"{cpus} cpus: this node has {self.available}")
+        self.host.feed(e.SlotsSet(slots))
+        return slots
+
+    def _drain(self) -> None:
+        self.host.feed(e.SlotsSet(0))
+        self.host.feed(e.LeaveRequested(computations=False))
+
+    def _release_absent(self) -> int:
+        absent = [k for k, s in self.machine.sessions.items() if not s.connected and not s.jobs]
+        for key in absent:
+            self.host.feed(e.SessionClosed(key))
+        return len(absent)
+
+    def _report(self, address: str) -> NodeReport:
+        machine = self.machine
+        return NodeReport(
+            name=machine.name,
+            address=address,
+            cpus=machine.slots,
+            available=self.available,
+            busy=machine.busy,
+            jobs_done=machine.jobs_done,
+            clients=[session.peer for session in machine.sessions.values()],
+            computations=[
+                computation.name
+                for session in machine.sessions.values()
+                for computation in session.computations.values()
+            ],
+            stopping=machine.leaving is not None,
+        )
 
 
 async def run_node(
     settings: NodeSettings,
     outside: Outside,
     *,
-    task_status: trio.TaskStatus[tuple[str, int]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[NodeControl] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a node until cancelled. Reports the address it listens on as started.
+    """Run a node until cancelled or told to end. Reports the handles that it has as started.
 
     Raises:
         PortInUse: names the port.
@@ -376,18 +639,40 @@ async def run_node(
     name = settings.name or platform.node()
     listener = await outside.net.listen(settings.host, settings.port)
     host, port = listener.address
-    machine = NodeMachine(name, slots, platform.platform())
+    resources = dict(settings.resources)
+    if settings.gpus:
+        resources["gpus"] = settings.gpus
+    machine = NodeMachine(
+        name,
+        slots,
+        platform.platform(),
+        resources,
+        slot_threads=max(1, outside.processors // slots),
+    )
     incarnation = outside.draw_token(32)
     async with trio.open_nursery() as services, trio.open_nursery() as work:
-        files = FileService(outside, incarnation, f"{host}:{port}")
-        service = NodeService(settings, outside, machine, incarnation, work, files)
+        accepting = trio.CancelScope()
+        places = Places(outside.store)
+        files = FileService(outside, incarnation, host, port, places, settings.max_file_size)
+        service = NodeService(
+            settings,
+            outside,
+            machine,
+            incarnation,
+            work,
+            files,
+            places,
+            accepting.cancel,
+            slots,
+        )
         services.start_soon(service.host.run_timer, e.Tick())
         services.start_soon(service.forget_absent_clients)
         outside.spawner.prepare()
-        task_status.started((host, port))
+        task_status.started(service.control(host, port))
         try:
-            while True:
-                work.start_soon(service.serve, await listener.accept())
+            with accepting:
+                while True:
+                    work.start_soon(service.serve, await listener.accept())
         finally:
             with trio.move_on_after(CLOSE_GRACE, shield=True):
                 await listener.aclose()

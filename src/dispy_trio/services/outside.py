@@ -6,19 +6,22 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import trio
 from attrs import define
 
 from dispy_trio import seams
 from dispy_trio.compute.processes import ProcessSpawner
 from dispy_trio.compute.starting import TemplateProcess
 from dispy_trio.config import NodeSettings
+from dispy_trio.messages import NodeStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.net import TcpNet
-from dispy_trio.runtime.secret import Secret, load_secret
+from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.runtime.store import DiskStore
+from dispy_trio.services.resources import read_status as read
 
 __all__ = ["Outside", "real_outside"]
 
@@ -34,6 +37,8 @@ class Outside:
     processors: int
     draw_token: Callable[[int], str]
     """Draws that many random hex digits."""
+    read_status: Callable[[float | None], Awaitable[NodeStatus]]
+    """Tells what is free on this machine; see `services.resources`."""
 
     def hello(self, role: Role, kind: Kind, identity: str) -> Hello:
         """What this side says at the start of a connection."""
@@ -58,11 +63,21 @@ def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) ->
         SecretFileError: the secret can't be had.
     """
     prefix = settings.dest_path_prefix or Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
+    store = DiskStore(prefix)
+
+    async def read_status(seconds: float | None) -> NodeStatus:
+        return await trio.to_thread.run_sync(lambda: read(store.free_bytes(), seconds))
+
     return Outside(
-        net=TcpNet(),
+        net=TcpNet(certfile=settings.certfile, keyfile=settings.keyfile),
         spawner=ProcessSpawner(warm),
-        store=DiskStore(prefix),
-        secret=load_secret(settings.secret_file),
+        store=store,
+        secret=choose_secret(
+            text=settings.secret,
+            file=settings.secret_file,
+            key=settings.keyfile or settings.certfile,
+        ),
         processors=len(os.sched_getaffinity(0)),
         draw_token=lambda digits: secrets.token_hex(digits // 2),
+        read_status=read_status,
     )

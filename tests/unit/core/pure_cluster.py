@@ -68,7 +68,7 @@ class PureCluster:
     def __attrs_post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.machine = ClusterMachine()
-        opening = messages.OpenComputation(1, "f", "00", b"bundle", 0, {})
+        opening = messages.OpenComputation(1, "f", "00", b"bundle", 0)
         self.record = ComputationRecord(opening, deque(), reentrant=self.reentrant)
         self.machine.computations[1] = self.record
         self.nodes = [
@@ -126,6 +126,12 @@ class PureCluster:
                         self.ends.setdefault(job.number, []).append(job.status)
                 case c.CloseComplete():
                     self.complete = True
+                case c.PrepareNode(node=key, computation=number, incarnation=incarnation):
+                    self.tell(
+                        e.NodePrepared(
+                            key, number, incarnation, 0, messages.ComputationOptions()
+                        )
+                    )
                 case c.SendBulkJob():
                     raise AssertionError("no large jobs here")
 
@@ -160,7 +166,7 @@ class PureCluster:
                 node.templates[number] = {}
                 pending.append(report(number, seams.TemplateReady()))
             case c.CloseTemplate(computation=number):
-                del node.templates[number]
+                node.templates.pop(number, None)
                 pending.append(e.TemplateClosed(SESSION, number))
             case c.StartWorker(computation=number, worker=worker):
                 node.templates[number][worker] = FakeWorker()
@@ -184,8 +190,14 @@ class PureCluster:
                 | c.LingerAtSession()
                 | c.TerminateJob()
                 | c.ReleaseSegment()
+                | c.SendOutput()
+                | c.NodeFinished()
             ):
                 pass
+            case c.StopWorker(computation=number, worker=worker):
+                fake = node.templates[number].pop(worker)
+                died = seams.WorkerDied(worker, fake.started, "stopped", b"")
+                pending.append(report(number, died))
             case c.OpenTemplate():
                 raise AssertionError
 

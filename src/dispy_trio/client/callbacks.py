@@ -1,0 +1,161 @@
+"""Calls the user's `job_status` and `cluster_status`: in a thread of their own, one at a time, in the
+order in which things happened.
+
+The thread is one for all clusters of a program, as in dispy. What is called may take its time, and
+may call the cluster: nothing waits for it but `flush`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from attrs import define, field
+
+from dispy_trio.client.jobs import DispyJob, snapshot
+from dispy_trio.client.nodes import DispyNode
+from dispy_trio.errors import ResultUnpicklable
+from dispy_trio.models import JobStatus, Outcome
+
+__all__ = ["ClusterCallback", "JobCallback", "Notifier"]
+
+log = logging.getLogger("dispy_trio")
+
+JobCallback = Callable[[DispyJob[Any]], object]
+ClusterCallback = Callable[[int, DispyNode | None, DispyJob[Any] | None], object]
+
+_NEVER_RAN = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
+
+_queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
+_thread: threading.Thread | None = None
+_starting = threading.Lock()
+
+
+def _ensure_thread() -> None:
+    global _thread
+    with _starting:
+        if _thread is None:
+            _thread = threading.Thread(target=_work, name="dispy_trio callbacks", daemon=True)
+            _thread.start()
+
+
+def _work() -> None:
+    while True:
+        call = _queue.get()
+        try:
+            call()
+        except Exception:
+            log.exception("a status callback failed")
+        del call
+
+
+@define(eq=False)
+class Notifier:
+    """The callbacks of one cluster."""
+
+    job_status: JobCallback | None
+    cluster_status: ClusterCallback | None
+    find_node: Callable[[str], DispyNode]
+    _running: set[int] = field(factory=set)
+    """Numbers of the jobs that were told of as running."""
+    _initialized: set[str] = field(factory=set)
+    """Nodes that were told of as initialized."""
+
+    def __attrs_post_init__(self) -> None:
+        _ensure_thread()
+
+    # --- jobs ----------------------------------------------------------------------------------
+    def created(self, job: DispyJob[Any]) -> None:
+        self._tell_cluster(JobStatus.Created, None, snapshot(job, JobStatus.Created))
+
+    def started(self, jobs: Sequence[DispyJob[Any]]) -> None:
+        if self.cluster_status is None:
+            return
+        for job in jobs:
+            if job.number not in self._running:
+                self._running.add(job.number)
+                self._tell_cluster(JobStatus.Running, job.node, snapshot(job, JobStatus.Running))
+
+    def provisional(self, job: DispyJob[Any]) -> None:
+        self.started([job])
+        self._tell(JobStatus.ProvisionalResult, job)
+
+    def requeued(self, node: str, jobs: Sequence[DispyJob[Any]]) -> None:
+        """Lost with their node, and to be run elsewhere."""
+        for job in jobs:
+            self._running.discard(job.number)
+            self._tell_cluster(JobStatus.Abandoned, node, snapshot(job, JobStatus.Abandoned))
+
+    def ended(self, jobs: Sequence[DispyJob[Any]]) -> None:
+        for job in jobs:
+            ran = job.start_time is not None and job.outcome not in _NEVER_RAN
+            if ran and job.status in (JobStatus.Finished, JobStatus.Terminated):
+                # It was too short to be told of while it ran.
+                self.started([job])
+            self._running.discard(job.number)
+            self._tell(job.status, job)
+
+    def _tell(self, status: JobStatus, job: DispyJob[Any]) -> None:
+        taken = snapshot(job, status)
+        if self.job_status is not None:
+            _queue.put(lambda: self._call_job_status(taken, job))
+        self._tell_cluster(status, job.node, taken, job)
+
+    def _call_job_status(self, taken: DispyJob[Any], job: DispyJob[Any]) -> None:
+        assert self.job_status is not None
+        _share_result(taken, job)
+        self.job_status(taken)
+
+    # --- nodes ---------------------------------------------------------------------------------
+    def node_initialized(self, key: str) -> None:
+        self._initialized.add(key)
+        self._tell_cluster(DispyNode.Initialized, key, None)
+
+    def node_closed(self, key: str, *, failed: bool) -> None:
+        if key in self._initialized or failed:
+            self._initialized.discard(key)
+            self._tell_cluster(DispyNode.Closed, key, None)
+
+    def node_status(self, key: str) -> None:
+        self._tell_cluster(DispyNode.AvailInfo, key, None)
+
+    # --- both ----------------------------------------------------------------------------------
+    def _tell_cluster(
+        self,
+        status: int,
+        key: str | None,
+        taken: DispyJob[Any] | None,
+        job: DispyJob[Any] | None = None,
+    ) -> None:
+        call = self.cluster_status
+        if call is None:
+            return
+        node = None if key is None else self.find_node(key)
+
+        def tell() -> None:
+            if job is not None and taken is not None:
+                _share_result(taken, job)
+            call(status, node, taken)
+
+        _queue.put(tell)
+
+    def flush(self) -> None:
+        """Wait until all that has happened so far was told; at once within a callback."""
+        if threading.current_thread() is _thread:
+            return
+        done = threading.Event()
+        _queue.put(done.set)
+        done.wait()
+
+
+def _share_result(taken: Any, job: DispyJob[Any]) -> None:
+    """Unpickle the result once for both."""
+    if taken.status is JobStatus.Finished:
+        try:
+            job.result  # noqa: B018 - reading it unpickles it
+        except ResultUnpicklable:
+            return  # Whoever reads it is told.
+        taken.take_result_of(job)

@@ -1,0 +1,192 @@
+"""The command `dispy-trio run`: functions and programs, their results and their failures."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import LIMIT, World
+
+RUN = (sys.executable, "-m", "dispy_trio", "run")
+
+FUNCTIONS = """
+import sys
+
+def square(text):
+    return int(text) ** 2
+
+def shout(text):
+    return text.upper()
+
+def tell(text):
+    print("heard", text)
+    print("complained of", text, file=sys.stderr)
+    return len(text)
+
+def name():
+    return "nobody"
+"""
+
+PROGRAM = """
+import sys
+print("arguments", sys.argv[1:])
+if "bad" in sys.argv:
+    print("trouble", file=sys.stderr)
+    sys.exit(3)
+"""
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
+    """Wait for its end; its status, its lines and what it complained of."""
+    out, err = process.communicate(timeout=LIMIT)
+    return process.returncode, out.splitlines(), err
+
+
+@pytest.fixture
+def functions(world: World) -> Path:
+    return world.write("functions.py", FUNCTIONS)
+
+
+@pytest.fixture
+def program(world: World) -> Path:
+    return world.write("program.py", PROGRAM)
+
+
+def test_results_come_in_the_order_of_the_arguments(world: World, functions: Path) -> None:
+    numbers = [str(n) for n in range(20)]
+    status, lines, err = finish(world.start(*RUN, f"{functions}:square", *numbers))
+    assert (status, err) == (0, "")
+    assert lines == [str(n * n) for n in range(20)]
+
+
+def test_a_function_on_a_node_far_from_its_file(world: World, functions: Path) -> None:
+    node = world.start_node("127.0.0.2")
+    options = ("--node", node.address, "--status", "-a", "a b", "-a", "c")
+    status, lines, err = finish(world.start(*RUN, *options, f"{functions.name}:shout"))
+    assert (status, err) == (0, "")
+    assert lines[:2] == ["A B", "C"]
+    assert any(node.address.partition(":")[0] in line for line in lines[2:])
+
+
+def test_a_function_without_arguments_is_called_once(world: World, functions: Path) -> None:
+    assert finish(world.start(*RUN, f"{functions}:name")) == (0, ["nobody"], "")
+
+
+def test_lines_of_standard_input_are_arguments(world: World, functions: Path) -> None:
+    process = subprocess.Popen(
+        [*RUN, f"{functions}:shout", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=world.environment,
+        cwd=world.tmp_path,
+    )
+    world.processes.append(process)
+    out, err = process.communicate("one line\ntwo\n", timeout=LIMIT)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == ["ONE LINE", "TWO"]
+
+
+def test_a_job_that_raises_is_told_and_the_others_go_on(world: World, functions: Path) -> None:
+    status, lines, err = finish(world.start(*RUN, f"{functions}:square", "2", "x", "3"))
+    assert status == 1
+    assert lines == ["4", "9"]
+    assert "job 2 (x): Terminated: " in err
+    assert "ValueError" in err
+
+
+def test_what_jobs_print_comes_before_their_results(world: World, functions: Path) -> None:
+    status, lines, err = finish(world.start(*RUN, "--no-live", f"{functions}:tell", "me", "you"))
+    assert status == 0, err
+    assert lines == ["heard me", "2", "heard you", "3"]
+    assert err.splitlines() == ["complained of me", "complained of you"]
+
+
+def without_labels(lines: list[str]) -> set[str]:
+    """Lines of live output without the job and the node at the beginning."""
+    return {re.sub(r"^\[\d+@[^]]*\] ", "", line) for line in lines}
+
+
+def test_live_output_is_not_printed_again(world: World, functions: Path) -> None:
+    status, lines, err = finish(world.start(*RUN, f"{functions}:tell", "me", "you"))
+    assert status == 0, err
+    assert len(lines) == 4
+    assert without_labels(lines) == {"heard me", "2", "heard you", "3"}
+    assert len(err.splitlines()) == 2
+    assert without_labels(err.splitlines()) == {"complained of me", "complained of you"}
+
+
+def test_programs_are_run_with_their_words(world: World, program: Path) -> None:
+    options = ("--no-live", "-a", '--scene 1 "a b"', "-a", "2")
+    status, lines, err = finish(world.start(*RUN, *options, program))
+    assert (status, err) == (0, "")
+    assert lines == ["arguments ['--scene', '1', 'a b']", "arguments ['2']"]
+
+
+def test_a_program_that_fails_is_told(world: World, program: Path) -> None:
+    status, lines, err = finish(world.start(*RUN, "--no-live", program, "good", "bad"))
+    assert status == 1
+    assert lines == ["arguments ['good']", "arguments ['bad']"]
+    assert err.splitlines() == ["trouble", "job 2 (bad): exit status 3"]
+
+
+def test_a_program_of_the_path_finds_the_files_it_needs(world: World) -> None:
+    world.write("words.txt", "some words\n")
+    command = (*RUN, "--no-live", "-f", "words.txt", "cat", "words.txt")
+    status, lines, err = finish(world.start(*command))
+    assert (status, err) == (0, "")
+    assert lines == ["some words"]
+
+
+def test_live_output_comes_while_the_job_runs(world: World) -> None:
+    fifo = world.tmp_path / "fifo"
+    os.mkfifo(fifo)
+    script = f"print('first', flush=True)\nopen({str(fifo)!r}).read()\nprint('last')\n"
+    process = world.start(*RUN, world.write("slow.py", script))
+    assert "first" in world.read_line(process)
+    fifo.write_text("go on")
+    status, lines, err = finish(process)
+    assert (status, err) == (0, "")
+    assert without_labels(lines) == {"last"}
+
+
+def test_a_job_that_takes_too_long_is_terminated(world: World) -> None:
+    status, lines, err = finish(world.start(*RUN, "--timeout", "0.5", "sleep", "60"))
+    assert (status, lines) == (1, [])
+    assert "job 1 (60): Terminated: " in err
+
+
+def test_ctrl_c_leaves_nothing_behind(world: World, functions: Path) -> None:
+    node = world.start_node("127.0.0.2")
+    script = world.write("slow.py", "import time\nprint('runs', flush=True)\ntime.sleep(60)\n")
+    process = world.start(*RUN, "-n", node.address, script)
+    assert "runs" in world.read_line(process)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status == 130
+    assert "Traceback" not in err
+    node.process.terminate()
+    world.wait_until_gone()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gone.py:compute"], "gone.py is not there"),
+        (["no-such-program"], "no-such-program is neither a program nor FILE.py:FUNCTION"),
+        (["--scheduler_node", "a", "cat"], "--scheduler-node: comes with the shared scheduler"),
+        (["-f", "gone", "cat"], "--depends: gone is not a file"),
+    ],
+)
+def test_a_bad_word_is_told_in_one_line(world: World, words: list[str], said: str) -> None:
+    status, lines, err = finish(world.start(*RUN, *words))
+    assert (status, lines) == (2, [])
+    assert err.startswith(f"dispy-trio: {said}")
+    assert err.count("\n") == 1

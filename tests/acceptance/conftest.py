@@ -43,6 +43,11 @@ class World:
             "PYTHONUNBUFFERED": "1",
         }
 
+    @property
+    def secret_file(self) -> str:
+        """Of the nodes of this test, for clusters made by the test itself."""
+        return str(self.tmp_path / "config" / "dispy-trio" / "secret")
+
     def start(self, *command: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -127,6 +132,8 @@ class World:
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
+                # A node drains by that; it is not to wait for what runs.
+                process.send_signal(signal.SIGHUP)
         for process in self.processes:
             try:
                 process.communicate(timeout=10)
@@ -145,6 +152,13 @@ class Node:
 
     process: subprocess.Popen[str]
     address: str
+
+
+@pytest.fixture
+def two_nodes(world: World) -> list[str]:
+    """Addresses of two nodes with different IP addresses, of two slots each."""
+    hosts = ("127.0.0.2", "127.0.0.3")
+    return [world.start_node(host, "--cpus", "2").address for host in hosts]
 
 
 @pytest.fixture

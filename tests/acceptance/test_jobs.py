@@ -469,7 +469,7 @@ cluster.close(terminate=True)
     )
     program = world.start(sys.executable, world.write("program.py", script), node.address)
     world.read_line(program)
-    node.process.terminate()
+    node.process.send_signal(signal.SIGHUP)
     assert node.process.wait(timeout=LIMIT) == 0
     out, err = program.communicate(timeout=LIMIT)
     assert program.returncode == 0, err

@@ -90,8 +90,9 @@ def test_the_quick_guide(nodes: World, method: str) -> None:
         assert int(match[2]) == i
         assert 0.025 <= float(match[4]) <= 0.1
     table = "\n".join(lines[10:])
-    for word in ("Node", "CPUs", "Jobs", "Sec/Job", FIRST, SECOND, "speedup"):
+    for word in ("Node", "CPUs", "Jobs", "Sec/Job", "speedup"):
         assert word in table
+    assert FIRST in table or SECOND in table
 
 
 # --- provisional results -------------------------------------------------------------------------
@@ -581,12 +582,16 @@ def delegate(func_name, *args, **kwargs):
 def square(n):
     return n * n
 
+def cube(n):
+    return globals()['square'](n) * n  # sent with it
+
 def deposit(account, amount=1):
     return account.add(amount)
 
 if __name__ == '__main__':
     cluster = dispy.JobCluster(delegate)
     print(cluster.submit('square', 7, dispy_job_depends=[square])())
+    print(cluster.submit('cube', 2, dispy_job_depends=[cube, square])())
     print(cluster.submit('deposit', Account(10), amount=5,
                          dispy_job_depends=[deposit, Account])().balance)
     job = cluster.submit('square', 7)
@@ -597,7 +602,7 @@ if __name__ == '__main__':
 
 
 def test_a_function_is_sent_with_its_job_and_leaves_with_it(nodes: World) -> None:
-    assert run(nodes, DELEGATE) == ["49", "15", "True True"]
+    assert run(nodes, DELEGATE) == ["49", "8", "15", "True True"]
 
 
 BOUNDED = """

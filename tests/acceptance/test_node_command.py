@@ -309,18 +309,24 @@ def test_a_node_that_is_stopped_keeps_its_jobs_for_later(
 ) -> None:
     node = start_on_terminal("--host", "127.0.0.2", "--cpus", "1")
     address = node.read_until('type "help"').partition("listening on ")[2].split()[0]
-    node.ask("stop", "cpus: 0;")
+    fifo = world.tmp_path / "fifo"
+    os.mkfifo(fifo)
     script = """
 import sys
 import dispy_trio as dispy
 with dispy.JobCluster(abs, nodes=[sys.argv[1]]) as cluster:
+    print(cluster.submit(-1)(), flush=True)
+    open(sys.argv[2]).read()
     job = cluster.submit(-7)
     print(job.wait(0.1), flush=True)
     print(job(), flush=True)
 """
-    client = world.start(sys.executable, world.write("program.py", script), address)
+    client = world.start(sys.executable, world.write("program.py", script), address, fifo)
+    assert world.read_line(client) == "1\n"
+    assert "1 job done" in node.ask("status", "computations: abs")
+    node.ask("stop", "cpus: 0;")
+    fifo.write_text("go on")
     assert world.read_line(client) == "False\n"
-    assert "computations: abs" in node.ask("status", "computations: abs")
     node.ask("start", "cpus: 1\r\n")
     assert world.read_line(client) == "7\n"
     node.ask("exit", "the node ends when its computations are closed")

@@ -190,9 +190,11 @@ def parameters(function: object) -> list[str]:
 
 
 def attributes(cls: type) -> list[str]:
-    """Public attributes, also those that only instances have: the fields of an attrs class."""
+    """Public attributes, also those that only instances have."""
     fields = [field.name for field in getattr(cls, "__attrs_attrs__", ())]
-    return sorted({*public(dir(cls)), *public(fields)})
+    source = inspect.getsource(cls) if inspect.isfunction(cls.__init__) else ""
+    assigned = re.findall(r"\bself\.([a-z]\w*)\b[^=\n]* = ", source)
+    return sorted({*public(dir(cls)), *public(fields), *assigned} - set(dir(tuple)))
 
 
 def test_each_parameter_of_a_cluster_is_told() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from typing import Any
 from dispy_trio.child import context
 
 __all__ = ["Program"]
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Program:
@@ -48,17 +52,33 @@ class Program:
             ),
         }
         try:
-            process = subprocess.Popen(self.command(root, arguments), env=environment)
+            process = subprocess.Popen(
+                self.command(root, arguments),
+                env=environment,
+                preexec_fn=_die_with_worker,
+            )
         except OSError as exc:
             raise OSError(
                 exc.errno, f"node {context.node_name} can't execute {self.file!r}: {exc.strerror}"
             ) from exc
         try:
-            return process.wait()
+            return _wait(process)
         except KeyboardInterrupt:
             # The signal went to the whole process group: the program has it too, and may end in
             # order. If it does not, the next rungs of the ladder take it.
-            status = process.wait()
+            status = _wait(process)
             if status < 0:
                 raise
             return status
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    # An interrupt between the end of the program and the reading of its status would lose that:
+    # so it is waited for first, and its status read when it is there.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process.wait()
+
+
+def _die_with_worker() -> None:
+    """Have the kernel kill the program when its worker is killed, with the whole node, say."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -80,6 +80,7 @@ class Scope:
         known: dict[str, Any] = {}
         for space in self._spaces.values():
             known.update(space)
+        known.update(names)
         for value in names.values():
             for function in _functions_of(value):
                 for name, there in known.items():

@@ -167,7 +167,7 @@ class Template:
                 given = file.read()
             failure = self._set_up(pickle.loads(pickled), given)
         except BaseException as exc:
-            failure = "".join(traceback.format_exception(exc))
+            failure = _traceback_of(exc)
             if isinstance(exc, ModuleNotFoundError):
                 failure += (
                     f"\nsend the module {exc.name!r} along with depends=, or install it on the node"
@@ -227,7 +227,7 @@ class Template:
                 if function is not None:
                     function(*arguments)
             except BaseException as exc:
-                text += "".join(traceback.format_exception(exc))
+                text += _traceback_of(exc)
         self._send({"kind": "cleaned up", "text": text[-_TEXT:]})
 
     def _shut_node_down(self) -> None:
@@ -323,6 +323,16 @@ class Template:
                 "code": info.si_status if info.si_code == os.CLD_EXITED else 0,
             }
         )
+
+
+def _traceback_of(exc: BaseException) -> str:
+    """The traceback, without the frames that are ours."""
+    here = os.path.dirname(__file__)
+    while exc.__traceback__ is not None and (
+        exc.__traceback__.tb_frame.f_code.co_filename.startswith(here)
+    ):
+        exc.__traceback__ = exc.__traceback__.tb_next
+    return "".join(traceback.format_exception(exc))
 
 
 def main() -> None:

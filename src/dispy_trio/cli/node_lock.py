@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -17,8 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from dispy_trio.errors import LocalError, PortInUse
-from dispy_trio.runtime.store import remove_what_is_left
+from dispy_trio.runtime.store import LOCK, remove_what_is_left
 
 __all__ = ["claim_port", "clean_prefix", "default_prefix"]
 
@@ -78,7 +81,16 @@ def clean_prefix(prefix: Path, own_lock: Path | None = None) -> None:
         own_lock: the file that this process has locked.
     """
     remove_what_is_left(prefix)
-    living = [path for path in prefix.glob("node-*-*/") if re.match(r"node-\d+-", path.name)]
+    living = []
+    for path in prefix.glob("node-*-*/"):
+        owner = re.match(r"node-(\d+)-", path.name)
+        if owner is None:
+            continue
+        if (path / LOCK).exists() or psutil.pid_exists(int(owner[1])):
+            living.append(path)
+        else:
+            # Its node was killed just before it made the lock, or just after it removed it.
+            shutil.rmtree(path, ignore_errors=True)
     for path in prefix.glob("node-*.lock"):
         if path == own_lock:
             continue
@@ -138,8 +150,6 @@ def _holder(path: Path) -> int:
 
 def _take_over(path: Path, pid: int) -> int:
     """End the node that holds the lock, and take it."""
-    import psutil
-
     try:
         process = psutil.Process(pid) if pid else None
         if process is None or not _is_node(process.cmdline()):

@@ -63,4 +63,6 @@ class LiveOutput:
         stream: TextIO = (sys.stdout, sys.stderr)[which]
         node = (job.node or "").strip("[]")
         text = line.decode(errors="backslashreplace")
-        print(f"[{job.id}@{node}] {text}", file=stream, flush=True)
+        # One write: lines of the program itself may come in between two.
+        stream.write(f"[{job.id}@{node}] {text}\n")
+        stream.flush()

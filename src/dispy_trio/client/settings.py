@@ -71,7 +71,7 @@ def pack_work(
         PickleArgumentError: names the part that can't be pickled.
         TypeError, ValueError: name the argument that can't be used, and why.
     """
-    sorted_depends = sort_depends(list(depends), "depends") if depends else NO_DEPENDS
+    sorted_depends = sort_depends(depends, "depends") if depends else NO_DEPENDS
     _check_setup(setup, cleanup)
     if dest_path is not None and not isinstance(dest_path, str):
         raise TypeError(f"dest_path is a str, not {type(dest_path).__name__}")

@@ -22,7 +22,7 @@ import cloudpickle
 from attrs import field, frozen
 
 from dispy_trio.child.importer import Source
-from dispy_trio.compute.sources import module_sources
+from dispy_trio.compute.sources import is_installed, module_sources
 from dispy_trio.models import JobFile
 
 __all__ = [
@@ -153,20 +153,32 @@ def _definition_of(element: Any, parameter: str) -> Any:
 
 
 @contextmanager
-def by_value(objects: Iterable[Any], sources: Collection[str]) -> Iterator[None]:
-    """While this lasts, cloudpickle takes these in whole, wherever they were defined.
+def by_value(
+    listed: Iterable[Any], others: Iterable[Any], sources: Collection[str]
+) -> Iterator[None]:
+    """While this lasts, cloudpickle takes functions and classes in whole that nodes can't import.
 
     What lies in a module whose source travels, in the standard library or in the main program needs
     nothing special.
+
+    Args:
+        listed: dependencies: the user says that nodes do not have them, also if they are installed
+            here.
+        others: the computation and what belongs to it: if it is installed here, nodes have it too.
+        sources: names of the modules that travel.
     """
     registered: list[types.ModuleType] = []
     known = cloudpickle.list_registry_pickle_by_value()
-    for thing in objects:
+    for thing, is_listed in [*((t, True) for t in listed), *((t, False) for t in others)]:
+        while isinstance(thing, functools.partial):
+            thing = thing.func
         name = getattr(thing, "__module__", None) or "__main__"
         module = sys.modules.get(name)
         if module is None or name in sources or name in known or name == "__main__":
             continue
         if name.partition(".")[0] in sys.stdlib_module_names or module in registered:
+            continue
+        if not is_listed and is_installed(module):
             continue
         cloudpickle.register_pickle_by_value(module)
         registered.append(module)

@@ -110,7 +110,7 @@ def pack_computation(
     contents = {"function": computation, "code": code, "setup": setup, "cleanup": cleanup}
     sources = {**own_sources(), **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
-    with by_value(code.values(), sources):
+    with by_value(code.values(), objects, sources):
         pickled = _pickle_contents(name, contents)
     data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
     return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files)
@@ -141,7 +141,7 @@ def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         PickleArgumentError: says what can't be pickled.
     """
     shielded = (dict(depends.code), parts.shield(args), kwargs)
-    with by_value(depends.code.values(), depends.sources):
+    with by_value(depends.code.values(), (), depends.sources):
         try:
             stream, buffers = parts.dump((shielded, False), cloudpickle.dumps)
         except Exception as exc:

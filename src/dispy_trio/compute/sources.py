@@ -20,7 +20,13 @@ from attrs import define, field
 
 from dispy_trio.child.importer import Source
 
-__all__ = ["module_sources", "own_sources"]
+__all__ = ["is_installed", "module_sources", "own_sources"]
+
+
+def is_installed(module: ModuleType) -> bool:
+    """Does it belong to what is installed, here and so perhaps on nodes too?"""
+    file = getattr(module, "__file__", None)
+    return not file or _is_installed(Path(file).resolve(), _installed_directories())
 
 
 def module_sources(module: ModuleType) -> dict[str, Source]:

@@ -544,7 +544,11 @@ class Peer:
         arriving: dict[int, tuple[memoryview, int]] = {}
         header_buffer = memoryview(bytearray(CHUNK_HEADER.size))
         while True:
-            if not await self._read_exactly(stream, header_buffer):
+            try:
+                more = await self._read_exactly(stream, header_buffer)
+            except ConnectionLost:
+                more = False  # TLS takes an end without ceremony for an attack.
+            if not more:
                 # The control connection's end is what ends the session, with its goodbye perhaps
                 # still unread. A bulk connection that ends alone is no way to go on.
                 await trio.sleep(BULK_GRACE)

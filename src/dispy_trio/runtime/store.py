@@ -101,7 +101,7 @@ def remove_what_is_left(root: Path, *, lasting: bool = False) -> list[Path]:
         What was removed.
     """
     removed: list[Path] = []
-    for path in sorted(root.glob("node-*/")):
+    for path in sorted(root.glob("node-[0-9]*-*/")):
         try:
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -23,7 +23,10 @@ def main() -> None:
     lifeline.set_inheritable(False)
     warm = start_template_process()
     try:
-        _run(lifeline, json.loads(_read_line(lifeline)), warm)
+        if line := _read_line(lifeline):
+            _run(lifeline, json.loads(line), warm)
+        else:
+            warm.discard()
     except BaseException:
         # A template ends by itself when we do; this only makes sure that nobody is surprised.
         if warm.process.poll() is None:
@@ -36,12 +39,15 @@ def main() -> None:
 
 
 def _read_line(lifeline: socket.socket) -> bytes:
-    """Our settings; nothing else comes before our address was read."""
+    """Our settings; nothing when the client ended before it told them."""
     line = b""
     while not line.endswith(b"\n"):
-        data = lifeline.recv(4096)
+        try:
+            data = lifeline.recv(4096)
+        except ConnectionResetError:
+            data = b""
         if not data:
-            raise EOFError("the client ended before it told the settings of its node")
+            return b""
         line += data
     return line
 
@@ -71,12 +77,12 @@ def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProces
         line = trio.socket.from_stdlib_socket(lifeline)
         async with trio.open_nursery() as nursery:
             control = await nursery.start(run_node, settings, real_outside(settings, warm))
-            await line.send(f"{control.host}:{control.port}\n".encode())
             try:
+                await line.send(f"{control.host}:{control.port}\n".encode())
                 # Nothing is ever written to us: this waits for the client's end, however it ends.
                 await line.recv(1)
-            except ConnectionResetError:
-                pass
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # It has ended already.
             nursery.cancel_scope.cancel()
 
     trio.run(serve)

@@ -113,6 +113,8 @@ class NodeService:
     """Session to process id, of the clients on this machine that share segments with us."""
     _computations: dict[Key, _Computation] = field(factory=dict)
     _incoming: dict[tuple[str, int], _Incoming] = field(factory=dict)
+    _last: Key | None = None
+    """Its cleanup has ended the node: when it is closed."""
     _served: int = 0
     """Clients that have come."""
     _provisional: dict[int, trio.Event] = field(factory=dict)
@@ -277,6 +279,8 @@ class NodeService:
             keep = computation is not None and computation.options.keep_files
             await self._release_place(key, keep=keep and not self.settings.force_cleanup)
         self.host.feed(e.TemplateClosed(*key))
+        if key == self._last:
+            self._drain()
 
     async def _end_template(self, computation: _Computation) -> None:
         """Run the computation's cleanup, and end its processes."""
@@ -375,7 +379,7 @@ class NodeService:
     def _shut_down_for_client(self, key: Key) -> None:
         if self.settings.client_shutdown:
             log.warning("client %s ends this node", self._client_host(key[0]))
-            self.end()
+            self._last = key
         else:
             log.warning("a client wants to end this node, which needs --client-shutdown")
 

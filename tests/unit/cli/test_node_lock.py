@@ -50,6 +50,12 @@ def fill(path: Path) -> Path:
     return path
 
 
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
 def test_one_port_has_one_node(prefix: Path) -> None:
     with claim_port(prefix, 9701) as lock:
         assert lock == prefix / "node-9701.lock"
@@ -161,12 +167,14 @@ def test_a_folder_that_can_t_be_made_is_told(tmp_path: Path) -> None:
 def test_what_dead_nodes_and_clients_left_is_removed(prefix: Path) -> None:
     fill(prefix / "node-1-abc" / ".lock")
     fill(prefix / "node-1-abc" / "computation-1" / "deep" / "file")
+    fill(prefix / f"node-{dead_process()}-killed_too_early" / "file")
     fill(prefix / "node-9702.lock")
+    fill(prefix / "node-modules-of-mine" / "file")
     fill(prefix / "clients" / "127.0.0.1" / "file")
     fill(prefix / "thesis.tex")
     with claim_port(prefix, 9701) as lock:
         clean_prefix(prefix, lock)
-        assert names(prefix) == {"node-9701.lock", "thesis.tex"}
+        assert names(prefix) == {"node-9701.lock", "node-modules-of-mine", "thesis.tex"}
 
 
 @pytest.mark.parametrize("lock", ["node-2-abc/.lock", "node-9702.lock"])
@@ -179,4 +187,12 @@ def test_while_another_node_lives_files_of_clients_are_left(
         clean_prefix(prefix)
     living = Path(lock).parts[0]
     assert names(prefix) == {living, "clients"}
+    assert (prefix / lock).exists()
     assert f"{living} is in use" in caplog.text
+
+
+def test_a_node_that_has_just_made_its_directory_lives(prefix: Path) -> None:
+    fill(prefix / "clients" / "127.0.0.1" / "file")
+    (prefix / f"node-{os.getpid()}-abc").mkdir()
+    clean_prefix(prefix)
+    assert names(prefix) == {"clients", f"node-{os.getpid()}-abc"}

@@ -49,6 +49,7 @@ RATIOS = [
     ("W2 p50", OURS, "concurrent_futures", Bound.AT_MOST, 1),
     ("W2 p99", OURS, "concurrent_futures", Bound.AT_MOST, 2),
     ("W3", OURS, "mpire", Bound.AT_LEAST, 1.5),
+    ("W1", "dispy_trio_isolated", "dispy", Bound.AT_LEAST, 3),
 ]
 
 

@@ -6,6 +6,7 @@ time and its memory is that system's.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import operator
@@ -184,7 +185,12 @@ def _wait_listening(node: subprocess.Popen[bytes], port: int) -> None:
 
 @contextlib.contextmanager
 def _dispy_trio(call: Call, **options: object) -> Iterator[Session]:
-    """A node of its own, reached over TCP loopback, as on a cluster."""
+    """A node of its own, reached over TCP loopback, as on a cluster.
+
+    Args:
+        call: what jobs run.
+        options: of each job, as of `JobCluster.options`.
+    """
     dispy = importlib.import_module("dispy_trio")
     port_file = Path("node.port").absolute()
     port_file.unlink(missing_ok=True)
@@ -193,9 +199,10 @@ def _dispy_trio(call: Call, **options: object) -> Iterator[Session]:
         sys.executable, "-m", "dispy_trio", *serve, "--port-file", str(port_file)
     ) as node:
         address = f"127.0.0.1:{_port_of(node, port_file)}"
-        cluster = dispy.JobCluster(call, nodes=[address], **options)
+        cluster = dispy.JobCluster(call, nodes=[address])
+        submit = cluster.options(**options).submit if options else cluster.submit
         try:
-            yield Session(cluster.submit, _each(lambda job: job()), node.pid)
+            yield Session(submit, _each(lambda job: job()), node.pid)
         finally:
             cluster.close()
 
@@ -278,6 +285,9 @@ def _program(template: str, module: str, name: str) -> str:
 SYSTEMS = {
     "dispy_trio": System(
         _dispy_trio, "dispy_trio", _MANY, _DISPY_TRIO_PROGRAM, ("W1", "W2", "W3", "W4", "W5")
+    ),
+    "dispy_trio_isolated": System(
+        functools.partial(_dispy_trio, isolation="job"), "dispy_trio", _THOUSANDS, workloads=("W1",)
     ),
     "multiprocessing": System(
         _multiprocessing,

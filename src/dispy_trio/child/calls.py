@@ -13,7 +13,7 @@ from typing import Any
 
 from dispy_trio.child.parts import write_segment
 
-__all__ = ["CALL_LIMIT", "call", "connect"]
+__all__ = ["CALL_LIMIT", "adopt", "call", "connect"]
 
 CALL_LIMIT = 64 * 1024
 """Bytes of a request or an answer."""
@@ -28,6 +28,12 @@ def connect(sock: socket.socket) -> None:
     """Use this socket; called once, by the worker."""
     global _owner, _socket
     _socket = sock
+    _owner = os.getpid()
+
+
+def adopt() -> None:
+    """This forked process runs the job now; the one it was forked from waits."""
+    global _owner
     _owner = os.getpid()
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from dispy_trio.child import context
+from dispy_trio.child.dying import die_with_worker
 
 __all__ = ["Program"]
 
-_PR_SET_PDEATHSIG = 1
 
 
 class Program:
@@ -55,7 +53,8 @@ class Program:
             process = subprocess.Popen(
                 self.command(root, arguments),
                 env=environment,
-                preexec_fn=_die_with_worker,
+                # The node may be killed with all its workers. There is one thread here.
+                preexec_fn=die_with_worker,
             )
         except OSError as exc:
             raise OSError(
@@ -79,6 +78,3 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
-def _die_with_worker() -> None:
-    """Have the kernel kill the program when its worker is killed, with the whole node, say."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

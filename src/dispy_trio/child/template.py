@@ -8,7 +8,6 @@ supervisor still does to its process group can't hit a stranger.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import json
@@ -28,6 +27,7 @@ import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
 
 from dispy_trio.child import calls, context, importer
 from dispy_trio.child.capture import Capture
+from dispy_trio.child.dying import adopt_orphans, die_with_parent
 from dispy_trio.child.jobs import receive_message
 from dispy_trio.child.legacy import job_names
 from dispy_trio.child.ring import RING_SIZE, Ring
@@ -39,18 +39,9 @@ __all__ = ["main"]
 _MESSAGE = 64 * 1024
 _TEXT = 8 * 1024
 """Characters of a traceback; each may become six bytes of JSON."""
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _STRAYS_EVERY = 10.0
 """Seconds between looks for dead processes that jobs left behind."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill us when our parent dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class Template:
@@ -276,7 +267,7 @@ class Template:
                 os.setpgid(0, 0)
             except PermissionError:
                 pass  # Our parent was faster.
-            _die_with_parent(parent)
+            die_with_parent(parent)
             try:
                 with open("/proc/self/oom_score_adj", "w") as file:
                     file.write("500")
@@ -337,8 +328,8 @@ def _traceback_of(exc: BaseException) -> str:
 
 def main() -> None:
     """Run as a template; argv holds the descriptor of the socket and our parent's process id."""
-    _die_with_parent(int(sys.argv[2]))
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    die_with_parent(int(sys.argv[2]))
+    adopt_orphans()
     # Signals that reach the node's process group are the node's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = socket.socket(fileno=int(sys.argv[1]))

@@ -1,7 +1,10 @@
 """A worker: runs one job after the other, in a process forked from its computation's template.
 
-A job may have settings (environment, memory, a directory of its own): they come right before it, and
-are undone after it.
+A job may have settings (environment, memory, a directory or a process of its own): they come right
+before it, and are undone after it.
+
+An isolated job runs in a child forked for it, which does with socket and ring what the worker would
+have done, while that waits. A worker that has only forked is as clean as on its first day.
 
 The way of a job: it comes down the `jobs` socket in a batch, is unpickled and called, and its
 result goes into the ring. When the queue has run dry, the supervisor is told once (the bell), and
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import pickle
 import resource
@@ -31,8 +35,9 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from dispy_trio.child import context, parts
+from dispy_trio.child import calls, context, parts
 from dispy_trio.child.capture import Capture
+from dispy_trio.child.dying import die_with_parent
 from dispy_trio.child.jobs import (
     BELL,
     CANCEL,
@@ -48,7 +53,8 @@ from dispy_trio.child.scope import Scope, add_builtins
 __all__ = ["Worker"]
 
 # The numbers of `models.Outcome`, which a child does not import.
-RETURNED, RAISED, UNPICKLABLE, EXITED, CANCELLED, REFUSED = 0, 1, 2, 3, 5, 6
+RETURNED, RAISED, UNPICKLABLE, EXITED, DIED, CANCELLED, REFUSED = 0, 1, 2, 3, 4, 5, 6
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 INLINE = 64 * 1024
 """Bytes of a result that may go through the ring."""
@@ -92,14 +98,18 @@ class Worker:
         self._undo: list[Callable[[], object]] = []
         """What puts back what the settings of the next job changed."""
         context.is_cancelled = lambda: 0 < self._current == self._cancelled
+        self._isolated = False
+        """The next job is to have a process of its own."""
+        self._done = memoryview(mmap.mmap(-1, 8)).cast("Q")
+        """Sequence of the last isolated job that has sent its result; shared with its process."""
 
     # --- signals -------------------------------------------------------------------------------
     def listen_to_signals(self) -> None:
         """Take signals from now on; they were blocked, so none is lost."""
         self._control.setblocking(False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         while True:
@@ -153,6 +163,9 @@ class Worker:
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
         if not sequence:
             self._apply(json.loads(payload))
+            return
+        if self._isolated:
+            self._fork_job(sequence, payload, sizes)
             return
         segment = self._segments.popleft() if sizes else -1
         start = time()
@@ -235,6 +248,46 @@ class Worker:
         finally:
             take_back()
 
+    # --- isolated jobs -------------------------------------------------------------------------
+    def _fork_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
+        """Run a job in a process of its own, and wait for its end."""
+        # The signals are for the job: its own process takes them meanwhile.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        parent = os.getpid()
+        pid = os.fork()
+        if not pid:
+            self._be_the_job(parent, sequence, payload, sizes)
+        if _SIGNALS & signal.sigpending():
+            # It came before there was the process it was meant for.
+            os.kill(pid, signal.SIGINT)
+        start = time()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if sizes:
+            os.close(self._segments.popleft())
+        self._put_back()
+        if self._done[0] != sequence:
+            how = f"exit code {status} without a result"
+            if status < 0:
+                how = f"killed by {_name_of_signal(-status)} ({-status})"
+            self._send(sequence, DIED, start, how.encode(), ())
+
+    def _be_the_job(
+        self, parent: int, sequence: int, payload: bytes, sizes: tuple[int, ...]
+    ) -> NoReturn:
+        try:
+            die_with_parent(parent)
+            calls.adopt()
+            self._isolated = False
+            self._undo.clear()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._one_job(sequence, payload, sizes)
+            self._done[0] = sequence
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(70)
+
     # --- settings ------------------------------------------------------------------------------
     def _apply(self, settings: dict[str, Any]) -> None:
         """Be what the next job needs us to be."""
@@ -249,6 +302,12 @@ class Worker:
         if directory := settings.get("directory"):
             self._enter(directory)
             self._undo.append(lambda: self._enter(context.root))
+        if settings.get("isolated"):
+            self._isolated = True
+            self._undo.append(self._stop_isolating)
+
+    def _stop_isolating(self) -> None:
+        self._isolated = False
 
     @staticmethod
     def _enter(directory: str) -> None:
@@ -289,6 +348,13 @@ class Worker:
         sent = socket.send_fds(self._jobs, [frame], [segment])
         self._jobs.sendall((frame + packed + stdout + stderr)[sent:])
         os.close(segment)
+
+
+def _name_of_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _restore_environment(before: dict[str, str | None]) -> None:

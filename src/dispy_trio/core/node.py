@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, assert_never
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispy_trio import messages
 from dispy_trio.core import commands as c
@@ -69,6 +69,8 @@ TERM_AFTER = 5.0
 KILL_AFTER = 7.0
 LIVE_SECONDS = 0.2
 """How often what a job writes is sent while it runs, to who wants that."""
+ISOLATED_DEPTH = 4
+"""Isolated jobs to give to a worker at a time: forking is most of what they take."""
 STILLBORN_LIMIT = 3
 """Workers of a computation that may die in a row before any ran a job."""
 
@@ -439,6 +441,13 @@ class NodeMachine:
                 outcome = Outcome.INTERRUPTED
                 if job.timed_out:
                     outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
+            elif outcome == Outcome.DIED:
+                # An isolated job: its process is not a worker.
+                result.payload += f", on node {self.name}, attempt {job.attempt}".encode()
+                if job.cancelled:
+                    outcome = Outcome.INTERRUPTED
+                elif job.timed_out:
+                    outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
             total += result.end - result.start
             output = (result.stdout, result.stderr) if result.stdout or result.stderr else None
             record = EndedJob(
@@ -458,7 +467,9 @@ class NodeMachine:
             return
         count = len(fresh)
         self.jobs_done += count
-        worker.jobs_run += count
+        worker.ran = True
+        if worker.conditions is None or not worker.conditions.isolated:
+            worker.jobs_run += count
         computation.stillborn = 0
         mean = max(total / count, 1e-7)
         old = computation.duration
@@ -541,7 +552,7 @@ class NodeMachine:
                 end=report.end,
                 output=(report.stdout, report.stderr),
             )
-        elif not worker.jobs_run and worker.state is not WorkerState.ENDING:
+        elif not worker.ran and worker.state is not WorkerState.ENDING:
             computation.stillborn += 1
             if computation.stillborn >= STILLBORN_LIMIT:
                 self._fail(
@@ -741,12 +752,14 @@ class NodeMachine:
         batch: list[NodeJob] = []
         size = 0
         if worker.conditions is not None:
-            room = 1
-            self._set_conditions(worker, worker.conditions, waiting[0])
+            room = ISOLATED_DEPTH if _may_queue(worker.conditions) else 1
         while waiting and len(batch) < room and size <= WORKER_BYTES:
-            if waiting[0].conditions is not worker.conditions and waiting[0].conditions is not None:
+            job = waiting[0]
+            if job.conditions is not worker.conditions:
                 break
-            job = waiting.popleft()
+            if job.conditions is not None:
+                self._set_conditions(worker, job.conditions, job)
+            del waiting[0]
             job.sequence = first + len(batch)
             batch.append(job)
             size += len(job.payload) if job.payload is not None else WORKER_BYTES
@@ -779,7 +792,11 @@ class NodeMachine:
             environment |= thread_variables(conditions.cpus * self.slot_threads)
         if "gpus" in self.resources:
             environment |= device_variables(worker.gpus)
-        job.settings = {"environment": environment, "memory": conditions.memory}
+        job.settings = {
+            "environment": environment,
+            "memory": conditions.memory,
+            "isolated": conditions.isolated,
+        }
         if conditions.timeout:
             worker.timeout_at = self._now + conditions.timeout
             self._arm(conditions.timeout)
@@ -1025,6 +1042,7 @@ class NodeMachine:
         assert all(amount >= 0 for amount in self._free.values()), self._free
 
 
+_ISOLATED = Conditions(isolated=True)
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -1049,6 +1067,11 @@ def thread_variables(threads: int) -> dict[str, str]:
 def device_variables(gpus: Sequence[int]) -> dict[str, str]:
     """What tells libraries which GPUs are theirs."""
     return dict.fromkeys(_DEVICE_VARIABLES, ",".join(map(str, gpus)))
+
+
+def _may_queue(conditions: Conditions) -> bool:
+    """May jobs with these wait in a worker behind each other?"""
+    return conditions.isolated and conditions == evolve(_ISOLATED, memory=conditions.memory)
 
 
 def _needs_fresh_worker(job: NodeJob) -> bool:

@@ -88,7 +88,9 @@ class Worker:
     """Rungs of the cancel ladder climbed for the job at the head."""
     cancel_at: float = math.inf
     """When the cancel of the job at the head was asked for."""
+    ran: bool = False
     jobs_run: int = 0
+    """In its own process: isolated jobs leave no trace in it."""
     held: int = 0
     """Slots it takes up."""
     taken: dict[str, int] = field(factory=dict)
@@ -105,10 +107,7 @@ class Worker:
     @property
     def is_spent(self) -> bool:
         """Has the last job been its last one?"""
-        conditions = self.conditions
-        return conditions is not None and (
-            conditions.isolated or 0 < conditions.max_jobs <= self.jobs_run
-        )
+        return self.conditions is not None and 0 < self.conditions.max_jobs <= self.jobs_run
 
     def move(self, state: WorkerState) -> None:
         if state not in WORKER_MOVES[self.state]:

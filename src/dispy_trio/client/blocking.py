@@ -144,30 +144,10 @@ class JobCluster(Generic[P, T]):
             ConnectError: no node was usable within `connect_timeout`.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
-        from dispy_trio.client import settings as s
-
-        for parameter, value in (
-            ("host", host),
-            ("ext_host", ext_host),
-            ("ip_addr", ip_addr),
-            ("ext_ip_addr", ext_ip_addr),
-        ):
-            _check_hosts(parameter, value)
-        s.check_range("ping_interval", ping_interval, 1, 1000)
-        s.check_range("pulse_interval", pulse_interval, 0.1, 1000)
-        s.check_range("poll_interval", poll_interval, 5, 1000)
-        s.check_range("connect_timeout", connect_timeout, 0, 10**9)
-        s.check_bool("reentrant", reentrant)
-        s.check_bool("ipv4_udp_multicast", ipv4_udp_multicast)
-        job_status = job_status or callback
-        s.check_callback("job_status", job_status, "job")
-        s.check_callback("cluster_status", cluster_status, "status, node, job")
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
         _set_port(dispy_port)
-        if loglevel != logging.INFO:
-            log.setLevel(loglevel)
         choice = choose_nodes(nodes)
         # Started first: its interpreter starts up while ours imports what it needs.
         embedded = None
@@ -180,6 +160,26 @@ class JobCluster(Generic[P, T]):
                 keyfile=keyfile,
             )
         try:
+            from dispy_trio.client import settings as s
+
+            for parameter, value in (
+                ("host", host),
+                ("ext_host", ext_host),
+                ("ip_addr", ip_addr),
+                ("ext_ip_addr", ext_ip_addr),
+            ):
+                _check_hosts(parameter, value)
+            s.check_range("ping_interval", ping_interval, 1, 1000)
+            s.check_range("pulse_interval", pulse_interval, 0.1, 1000)
+            s.check_range("poll_interval", poll_interval, 5, 1000)
+            s.check_range("connect_timeout", connect_timeout, 0, 10**9)
+            s.check_bool("reentrant", reentrant)
+            s.check_bool("ipv4_udp_multicast", ipv4_udp_multicast)
+            job_status = job_status or callback
+            s.check_callback("job_status", job_status, "job")
+            s.check_callback("cluster_status", cluster_status, "status, node, job")
+            if loglevel != logging.INFO:
+                log.setLevel(loglevel)
             self._settings = s.ClusterSettings(
                 choice,
                 cpus,

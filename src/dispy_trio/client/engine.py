@@ -24,7 +24,6 @@ from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.files import fetch_offered, put_files
 from dispy_trio.client.jobs import UserJob
 from dispy_trio.client.link import NodeLink
 from dispy_trio.client.listening import Listener
@@ -335,6 +334,9 @@ class Engine:
 
     async def put_files(self, key: str, files: Sequence[JobFile], job: int) -> int:
         """Put files onto a node; returns the bytes sent. See `client.files.put_files`."""
+        # Imported here and below: most programs send no files, and start sooner without.
+        from dispy_trio.client.files import put_files
+
         dest_path = self.work.opening.options.dest_path
         return await put_files(self.links[key].dial_files, key, files, 1, job, dest_path)
 
@@ -368,6 +370,8 @@ class Engine:
 
     async def _fetch_offered(self, link: NodeLink, offered: messages.FileOffered) -> None:
         """A job sends us a file."""
+        from dispy_trio.client.files import fetch_offered
+
         text = ""
         try:
             received = await fetch_offered(link.dial_files, link.key, offered)

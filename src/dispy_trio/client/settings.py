@@ -15,7 +15,6 @@ from dispy_trio import config, messages
 from dispy_trio.client.nodes import NodeChoice
 from dispy_trio.compute.depends import NO_DEPENDS, sort_depends
 from dispy_trio.compute.packaging import Bundle, pack_computation
-from dispy_trio.compute.programs import find_program
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.models import JobFile
 
@@ -81,6 +80,8 @@ def pack_work(
     cleanup_call = cleanup if callable(cleanup) else None
     is_program = isinstance(computation, str)
     if isinstance(computation, str):
+        from dispy_trio.compute.programs import find_program
+
         program, file = find_program(computation, str(config.Java))
         name = name or computation
         bundle = pack_computation(program, sorted_depends, setup, cleanup_call, name)

@@ -138,6 +138,10 @@ class ClusterMachine:
     _recall_at: float = math.inf
     _ack_at: float = math.inf
     _deadlines: Deadlines = field(factory=Deadlines)
+    _has_timed_jobs: bool = False
+    """There were jobs with deadlines, or such that wait before another try."""
+    _failing: bool = False
+    """There are nodes that can't run a computation."""
     _slots: int = 0
     """Slots of all connected nodes."""
     _out: list[c.ClusterCommand] = field(factory=list)
@@ -150,8 +154,8 @@ class ClusterMachine:
                 self._on_message(key, message, now)
             case e.JobsSubmitted():
                 self._dispatch(now)
-                for record in self.computations.values():
-                    if record.failures and record.queue:
+                if self._failing:
+                    for record in self.computations.values():
                         self._check_failed(record)
             case e.JobQueued(job=job):
                 self._queue_aside(job, now)
@@ -203,10 +207,11 @@ class ClusterMachine:
 
     def next_deadline(self) -> float:
         """When to feed a `Tick`; infinity for never."""
-        soonest = min(self._recall_at, self._ack_at, self._deadlines.next)
-        for record in self.computations.values():
-            soonest = min(soonest, record.aside.next_wake)
-        return soonest
+        if not self._has_timed_jobs:
+            # Asked for after every event, and few programs have such jobs.
+            return min(self._recall_at, self._ack_at)
+        wakes = [record.aside.next_wake for record in self.computations.values()]
+        return min(self._recall_at, self._ack_at, self._deadlines.next, *wakes)
 
     @property
     def slots(self) -> int:
@@ -376,6 +381,7 @@ class ClusterMachine:
         if extras.pinned is not None or not delay:
             self._set_aside(record, job, counted=True)
         else:
+            self._has_timed_jobs = True
             record.aside.delay(job, now + delay)
         return True
 
@@ -462,6 +468,8 @@ class ClusterMachine:
         self._dispatch(now)
 
     def _count_slots(self) -> None:
+        for node in self.nodes.values():
+            node.count_slots()
         self._slots = sum(
             n.cpus for n in self.nodes.values() if n.state is NodeState.CONNECTED and n.allocated
         )
@@ -627,6 +635,7 @@ class ClusterMachine:
         node.memberships[number] = Membership.FAILED
         node.error = text
         record.failures[node.key] = text
+        self._failing = True
         self._requeue(
             node, [j.number for j in node.outstanding.values() if j.computation == number]
         )
@@ -813,6 +822,7 @@ class ClusterMachine:
         record = self.computations[job.computation]
         deadline = extras_of(job).options.deadline
         if deadline is not None:
+            self._has_timed_jobs = True
             self._deadlines.add(job, now + deadline)
         self._set_aside(record, job)
         self._dispatch(now)

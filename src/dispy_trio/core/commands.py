@@ -1,4 +1,7 @@
-"""What machines want done. Imperative, because nothing has happened yet."""
+"""What machines want done. Imperative, because nothing has happened yet.
+
+They are neither compared nor shown, as events are not.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ __all__ = [
 ]
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class Send:
     """Send a message to a node, or from a node to a session."""
 
@@ -56,7 +59,7 @@ class Send:
 
 
 # --- of a ClusterMachine -----------------------------------------------------------------------
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class SendBulkJob:
     """Send a job whose arguments go over the bulk connection."""
 
@@ -65,7 +68,7 @@ class SendBulkJob:
     job: Job
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class SendJobWithFiles:
     """Put the job's files onto the node, then send it; `events.JobWithheld` if that fails."""
 
@@ -75,7 +78,7 @@ class SendJobWithFiles:
     attempt: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class PrepareNode:
     """Find out whether and how to use the node, and put the files there that it needs:
     `events.NodePrepared` or `events.NodeRefused` follows."""
@@ -85,7 +88,7 @@ class PrepareNode:
     incarnation: str
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class AnnounceEnded:
     """Wake whoever waits for these jobs: they have their final status."""
 
@@ -94,14 +97,14 @@ class AnnounceEnded:
     """They had ended as abandoned before, and their results came after all."""
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class AnnounceStarted:
     """These jobs run by now."""
 
     jobs: Sequence[Job]
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class AnnounceRequeued:
     """These jobs were lost with their node, and wait for another one."""
 
@@ -109,14 +112,14 @@ class AnnounceRequeued:
     jobs: Sequence[Job]
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class AnnounceProvisional:
     """A running job has sent a provisional result; it is in its extras."""
 
     job: Job
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class AnnounceOutput:
     """A running job has written something."""
 
@@ -125,7 +128,7 @@ class AnnounceOutput:
     stderr: bytes
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AnnounceStatus:
     """A node has told what is free on it."""
 
@@ -133,7 +136,7 @@ class AnnounceStatus:
     status: messages.NodeStatus
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AnnounceNode:
     """A node became usable for a computation, or ceased to be."""
 
@@ -143,7 +146,7 @@ class AnnounceNode:
     reason: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AnnounceFailed:
     """No node can run the computation; its waiting jobs have ended with this text."""
 
@@ -151,7 +154,7 @@ class AnnounceFailed:
     reason: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class CloseComplete:
     """Nothing of the computation is left on any node that can be reached."""
 
@@ -176,7 +179,7 @@ ClusterCommand = (
 
 
 # --- of a NodeMachine --------------------------------------------------------------------------
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class OpenTemplate:
     """Start a template process for a session's computation."""
 
@@ -187,7 +190,7 @@ class OpenTemplate:
     options: messages.ComputationOptions
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class CloseTemplate:
     """Have cleanup run, kill what is left of the computation's processes, and remove its files;
     `TemplateClosed` follows."""
@@ -198,14 +201,14 @@ class CloseTemplate:
     """False when it is opened again at once: its directory stays."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class StartWorker:
     session: str
     computation: int
     worker: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class StopWorker:
     """Let an idle worker exit: it is not to run anything more."""
 
@@ -214,7 +217,7 @@ class StopWorker:
     worker: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SendOutput:
     """Send the client what the job at the head of the worker's queue has written since."""
 
@@ -226,12 +229,12 @@ class SendOutput:
     attempt: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeFinished:
     """What `events.LeaveRequested` waits for has come."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class PollWorker:
     """Look for results the worker has not announced."""
 
@@ -240,7 +243,7 @@ class PollWorker:
     worker: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class LingerAtWorker:
     """Wait for the worker's result right here, blocking, for at most that many seconds."""
 
@@ -250,7 +253,7 @@ class LingerAtWorker:
     seconds: float
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class LingerAtSession:
     """Look for the client's next message, without sleeping, for at most that many seconds."""
 
@@ -258,7 +261,7 @@ class LingerAtSession:
     seconds: float
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class RecallWorker:
     """Take back what the worker has not started."""
 
@@ -267,7 +270,7 @@ class RecallWorker:
     worker: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class InterruptJob:
     """First rung of the cancel ladder: KeyboardInterrupt in the job."""
 
@@ -277,7 +280,7 @@ class InterruptJob:
     sequence: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class TerminateJob:
     """Second rung: SIGTERM."""
 
@@ -287,7 +290,7 @@ class TerminateJob:
     sequence: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class KillWorker:
     """Third rung: SIGKILL to the process group."""
 
@@ -296,7 +299,7 @@ class KillWorker:
     worker: int
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class SendJobsToWorker:
     session: str
     computation: int
@@ -306,7 +309,7 @@ class SendJobsToWorker:
     """`core.node.NodeJob` records, in order."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class StartedJob:
     """A job at the head of a worker's queue for long enough to be told of."""
 
@@ -317,7 +320,7 @@ class StartedJob:
     attempt: int
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class SendStarted:
     """Tell a client which of its jobs run by now."""
 
@@ -325,7 +328,7 @@ class SendStarted:
     jobs: Sequence[StartedJob]
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SendResults:
     """Send ends of jobs to their client, with the segments of the large ones."""
 
@@ -336,7 +339,7 @@ class SendResults:
     to a client on this machine, the memfd."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ReleaseSegment:
     """A large argument or result is not needed any more."""
 

@@ -1,4 +1,8 @@
-"""What machines are told. Past tense, because it has happened."""
+"""What machines are told. Past tense, because it has happened.
+
+They are neither compared nor shown: the methods for that would be made, class by class, at the start
+of every process.
+"""
 
 from __future__ import annotations
 
@@ -39,32 +43,32 @@ __all__ = [
 ]
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Tick:
     """The deadline the machine asked for has come."""
 
 
 # --- told to a ClusterMachine ------------------------------------------------------------------
-@frozen
+@frozen(eq=False, repr=False)
 class ComputationAdded:
     """There is a computation to run jobs of."""
 
     computation: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class JobsSubmitted:
     """The queue of a computation, found empty before, holds jobs."""
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class JobQueued:
     """A job with extras waits: it has its own place in the order, and is in no queue yet."""
 
     job: Job
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class JobWithheld:
     """A job that was to be sent could not be: its files did not arrive, or it was cancelled."""
 
@@ -75,14 +79,14 @@ class JobWithheld:
     """Empty when the connection was lost: it may be sent again."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class JobCancelRequested:
     """A user wants this job to end."""
 
     job: Job
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class CloseRequested:
     """The computation is over: let its jobs end, or with `terminate` end them."""
 
@@ -90,7 +94,7 @@ class CloseRequested:
     terminate: bool
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeConnected:
     """A session with a node stands; `state` is its first message."""
 
@@ -100,7 +104,7 @@ class NodeConnected:
     state: messages.SessionState
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeDisconnected:
     """The session broke; it may come back, so nothing is decided yet."""
 
@@ -108,7 +112,7 @@ class NodeDisconnected:
     reason: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeLost:
     """The node is dead, or unreachable for longer than anyone should wait."""
 
@@ -116,7 +120,7 @@ class NodeLost:
     reason: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodePrepared:
     """A node has the files that the computation needs, and may be told to open it."""
 
@@ -128,7 +132,7 @@ class NodePrepared:
     options: messages.ComputationOptions
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeRefused:
     """A node is not to run the computation: nobody allocated it, or its files did not arrive."""
 
@@ -139,21 +143,21 @@ class NodeRefused:
     """Empty when that is what the user wants."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeAllocated:
     """A node that was deallocated, retired or refused may be used again."""
 
     node: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeDeallocated:
     """Give the node no new jobs; what it has stays."""
 
     node: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeRetired:
     """Close the computation on one node; with `again` it is then prepared and opened anew."""
 
@@ -163,7 +167,7 @@ class NodeRetired:
     again: bool
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class NodeCpusSet:
     """Use that many slots of the node; negative leaves that many of its slots free."""
 
@@ -172,7 +176,7 @@ class NodeCpusSet:
     cpus: int
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class MessageReceived:
     """A message of an established session."""
 
@@ -182,7 +186,7 @@ class MessageReceived:
 
 
 # --- told to a NodeMachine ---------------------------------------------------------------------
-@frozen
+@frozen(eq=False, repr=False)
 class SessionConnected:
     """A client stands at the door, authenticated; perhaps it was here before."""
 
@@ -190,7 +194,7 @@ class SessionConnected:
     peer: str
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class BundleReceived:
     """A computation whose bundle came over the bulk connection is complete."""
 
@@ -199,7 +203,7 @@ class BundleReceived:
     bundle: Any
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class BulkJobReceived:
     """A large job is complete; its segment is the machine's from here."""
 
@@ -208,28 +212,28 @@ class BulkJobReceived:
     segment: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SessionDisconnected:
     """Its connection ended without goodbye. Its jobs run on and its results wait."""
 
     session: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SessionClosed:
     """It said goodbye: whatever is left of it can go."""
 
     session: str
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SlotsSet:
     """The node is to have that many slots from now on; with none it takes no new jobs."""
 
     slots: int
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class LeaveRequested:
     """Say `NodeFinished` when the jobs that run have ended, or with `computations` when all
     computations are closed."""
@@ -237,12 +241,12 @@ class LeaveRequested:
     computations: bool
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class TerminateRequested:
     """Stop all jobs that run."""
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class TemplateClosed:
     """A computation's processes are gone and its directory is released."""
 

@@ -637,7 +637,8 @@ class NodeMachine:
             turn.rotate(-1)
             if computation.state is Loading.READY and computation.waiting:
                 self._employ_workers(computation)
-                self._start_workers(computation)
+                if computation.waiting:
+                    self._start_workers(computation)
 
     def _employ_workers(self, computation: Computation) -> None:
         """Give waiting jobs to idle workers."""

@@ -46,6 +46,8 @@ class NodeRecord:
     """Slots it has."""
     limit: int | None = None
     """Slots of it that we use, at most."""
+    cpus: int = field(init=False)
+    """Slots that are used."""
     platform: str = ""
     state: NodeState = NodeState.CONNECTED
     allocated: bool = True
@@ -83,10 +85,12 @@ class NodeRecord:
     error: str | None = None
     """Why it can't run the computation."""
 
-    @property
-    def cpus(self) -> int:
-        """Slots that are used."""
-        return self.offered if self.limit is None else min(self.offered, self.limit)
+    def __attrs_post_init__(self) -> None:
+        self.count_slots()
+
+    def count_slots(self) -> None:
+        """The slots offered or the limit have changed."""
+        self.cpus = self.offered if self.limit is None else min(self.offered, self.limit)
 
     @property
     def spare(self) -> int:

@@ -142,7 +142,7 @@ def _ppft(call: Call) -> Iterator[Session]:
 
 
 @contextlib.contextmanager
-def _subprocess(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         yield process
@@ -166,7 +166,7 @@ def _while_starting(node: subprocess.Popen[bytes]) -> Iterator[None]:
     raise RuntimeError(f"the node was not ready within {_NODE_READY_TIMEOUT:g} s")
 
 
-def _port_of(node: subprocess.Popen[bytes], port_file: Path) -> int:
+def port_of(node: subprocess.Popen[bytes], port_file: Path) -> int:
     """Wait for the node to write its port."""
     for _ in _while_starting(node):
         text = port_file.read_text().split() if port_file.exists() else []
@@ -195,10 +195,8 @@ def _dispy_trio(call: Call, **options: object) -> Iterator[Session]:
     port_file = Path("node.port").absolute()
     port_file.unlink(missing_ok=True)
     serve = ["node", "--host", "127.0.0.1", "--port", "0", "--cpus", str(WORKERS)]
-    with _subprocess(
-        sys.executable, "-m", "dispy_trio", *serve, "--port-file", str(port_file)
-    ) as node:
-        address = f"127.0.0.1:{_port_of(node, port_file)}"
+    with started(sys.executable, "-m", "dispy_trio", *serve, "--port-file", str(port_file)) as node:
+        address = f"127.0.0.1:{port_of(node, port_file)}"
         cluster = dispy.JobCluster(call, nodes=[address])
         submit = cluster.options(**options).submit if options else cluster.submit
         try:
@@ -214,7 +212,7 @@ def _dispy(call: Call) -> Iterator[Session]:
     prefix = Path("dispy-node").absolute()
     prefix.mkdir(exist_ok=True)
     serve = ["--host", "127.0.0.1", "--cpus", str(WORKERS), "--daemon", "--clean"]
-    with _subprocess(
+    with started(
         sys.executable, str(node_program), *serve, "--dest_path_prefix", str(prefix)
     ) as node:
         _wait_listening(node, dispy.config.DispyPort + 1)

@@ -143,7 +143,7 @@ class Store(Protocol):
         """The directory of that name, 0700, which outlives the node; made when it is missing."""
         ...
 
-    def remove_directory(self, path: str) -> None:
+    async def remove_directory(self, path: str) -> None:
         """Remove it and all below; one that is gone already is fine."""
         ...
 

@@ -173,8 +173,8 @@ class NoDirectories(DiskStore):
     def make_directory(self, name: str) -> str:
         return f"/nowhere/{name}"
 
-    def remove_directory(self, path: str) -> None:
-        pass
+    async def remove_directory(self, path: str) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 async def read_status(seconds: float | None) -> messages.NodeStatus:

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+import trio
 from attrs import define, field
 
 from dispy_trio.errors import LocalError
@@ -65,18 +66,16 @@ class DiskStore:
         place = self.root if self.root.exists() else Path(tempfile.gettempdir())
         return shutil.disk_usage(place).free
 
-    def remove_directory(self, path: str) -> None:
+    async def remove_directory(self, path: str) -> None:
         """Remove it and all below; one that is gone already is fine."""
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            pass
+        # In a thread: there may be much in it.
+        await trio.to_thread.run_sync(_remove, path)
 
     def close(self) -> None:
         """Remove our own directory, with whatever is left in it."""
         if self._own is not None:
             own, self._own = self._own, None
-            self.remove_directory(str(own))
+            _remove(str(own))
             os.close(self._lock)
 
     def make_segment(self, size: int) -> tuple[int, memoryview]:
@@ -88,6 +87,13 @@ class DiskStore:
         except BaseException:
             os.close(segment)
             raise
+
+
+def _remove(path: str) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
 
 
 def remove_what_is_left(root: Path, *, lasting: bool = False) -> list[Path]:

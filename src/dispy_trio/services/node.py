@@ -296,7 +296,7 @@ class NodeService:
 
     async def _release_place(self, key: Key, *, keep: bool) -> None:
         if (directory := self.places.release(key, keep=keep)) is not None:
-            await trio.to_thread.run_sync(self.outside.store.remove_directory, directory)
+            await self.outside.store.remove_directory(directory)
 
     # --- what jobs ask -------------------------------------------------------------------------
     async def _answer(self, key: Key, call: seams.WorkerCall) -> None:

@@ -21,13 +21,9 @@ from dispy_trio import messages, seams
 from dispy_trio.config import NodeSettings
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
-from dispy_trio.core.node import (
-    NodeMachine,
-    NodeMachineEvent,
-    TemplateReport,
-    thread_variables,
-)
+from dispy_trio.core.node import NodeMachine, NodeMachineEvent, TemplateReport
 from dispy_trio.core.sessions import NodeJob
+from dispy_trio.core.slots import thread_variables
 from dispy_trio.errors import DispyError, LocalError, RemoteError
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.host import Host
@@ -648,9 +644,9 @@ async def run_node(
         resources["gpus"] = settings.gpus
     machine = NodeMachine(
         name,
-        slots,
         platform.platform(),
-        resources,
+        slots=slots,
+        resources=resources,
         slot_threads=max(1, outside.processors // slots),
     )
     incarnation = outside.draw_token(32)

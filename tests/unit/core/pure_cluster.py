@@ -72,7 +72,8 @@ class PureCluster:
         self.record = ComputationRecord(opening, deque(), reentrant=self.reentrant)
         self.machine.computations[1] = self.record
         self.nodes = [
-            FakeNode(f"n{i}", NodeMachine(f"n{i}", slots)) for i, slots in enumerate(self.slots)
+            FakeNode(f"n{i}", NodeMachine(f"n{i}", slots=slots))
+            for i, slots in enumerate(self.slots)
         ]
 
     # --- what the tests do -------------------------------------------------------------------
@@ -128,9 +129,7 @@ class PureCluster:
                     self.complete = True
                 case c.PrepareNode(node=key, computation=number, incarnation=incarnation):
                     self.tell(
-                        e.NodePrepared(
-                            key, number, incarnation, 0, messages.ComputationOptions()
-                        )
+                        e.NodePrepared(key, number, incarnation, 0, messages.ComputationOptions())
                     )
                 case c.SendBulkJob():
                     raise AssertionError("no large jobs here")
@@ -314,7 +313,7 @@ class PureCluster:
         if self.rng.random() < 0.5:
             # It restarts faster than anybody notices.
             node.incarnation += 1
-            node.machine = NodeMachine(node.key, node.machine.slots)
+            node.machine = NodeMachine(node.key, slots=node.machine.slots)
             self.tell(e.NodeDisconnected(node.key, "reset"))
         else:
             node.alive = False

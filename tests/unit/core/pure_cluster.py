@@ -17,9 +17,19 @@ from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterMachine, ComputationRecord
 from dispy_trio.core.node import NodeMachine, TemplateReport
-from dispy_trio.models import Job, JobStatus, Outcome
+from dispy_trio.models import Conditions, Job, JobExtras, JobOptions, JobStatus, Outcome
 
 SESSION = "s" * 32
+RESOURCES = {"gpus": 2, "licence": 1}
+CONDITIONS = [
+    Conditions(),
+    Conditions(isolated=True),
+    Conditions(max_jobs=3),
+    Conditions(cpus=2),
+    Conditions(gpus=1),
+    Conditions(resources={"licence": 1}),
+    Conditions(timeout=0.05),
+]
 
 
 @define(eq=False)
@@ -55,6 +65,10 @@ class PureCluster:
     """Chance per step that a job is cancelled."""
     node_losses: int = 0
     disconnects: int = 0
+    failures: float = 0.0
+    """Chance that a job raises."""
+    managing: float = 0.0
+    """Chance per step that the user changes what a node is used for."""
     jobs: list[Job] = field(factory=list)
     ends: dict[int, list[JobStatus]] = field(factory=dict)
     runs: dict[int, int] = field(factory=dict)
@@ -72,7 +86,7 @@ class PureCluster:
         self.record = ComputationRecord(opening, deque(), reentrant=self.reentrant)
         self.machine.computations[1] = self.record
         self.nodes = [
-            FakeNode(f"n{i}", NodeMachine(f"n{i}", slots=slots))
+            FakeNode(f"n{i}", NodeMachine(f"n{i}", slots=slots, resources=dict(RESOURCES)))
             for i, slots in enumerate(self.slots)
         ]
 
@@ -83,6 +97,48 @@ class PureCluster:
             self.jobs.append(job)
             self.record.queue.append(job)
         self.tell(e.JobsSubmitted())
+
+    def submit_special(self, count: int) -> None:
+        """Jobs with extras of all kinds, among some without."""
+        for _ in range(count):
+            if self.rng.random() < 0.3:
+                self.submit(1)
+                continue
+            job = Job(len(self.jobs) + 1, b"x")
+            self.jobs.append(job)
+            pinned = self.rng.choice(self.nodes).key if self.rng.random() < 0.3 else None
+            job.extras = JobExtras(
+                JobOptions(
+                    conditions=CONDITIONS[0] if pinned else self.rng.choice(CONDITIONS),
+                    priority=self.rng.choice([-1, 0, 0, 0, 1]),
+                    retries=self.rng.choice([0, 0, 2]),
+                    retry_delay=self.rng.choice([0.0, 0.1]),
+                    deadline=self.rng.choice([None, None, 5.0, 0.01]),
+                ),
+                pinned=pinned,
+            )
+            self.tell(e.JobQueued(job))
+
+    def manage(self) -> None:
+        """The user changes something about one node."""
+        key = self.rng.choice(self.nodes).key
+        self.tell(
+            self.rng.choice(
+                [
+                    e.NodeDeallocated(key),
+                    e.NodeAllocated(key),
+                    e.NodeCpusSet(key, 1, self.rng.choice([0, 1, 2, -1])),
+                    e.NodeRetired(key, 1, self.rng.random() < 0.5, again=True),
+                    e.NodeRetired(key, 1, self.rng.random() < 0.5, again=False),
+                ]
+            )
+        )
+
+    def restore(self) -> None:
+        """All nodes are to be used, with all they have."""
+        for node in self.nodes:
+            self.tell(e.NodeAllocated(node.key))
+            self.tell(e.NodeCpusSet(node.key, 1, 100))
 
     def cancel(self, job: Job) -> None:
         self.tell(e.JobCancelRequested(job))
@@ -102,6 +158,8 @@ class PureCluster:
                 self.kill_a_worker()
             if self.cancels and self.rng.random() < self.cancels:
                 self.cancel(self.rng.choice(self.jobs))
+            if self.managing and self.rng.random() < self.managing:
+                self.manage()
             if self.node_losses and self.rng.random() < 0.002:
                 self.node_losses -= 1
                 self.lose_a_node()
@@ -257,11 +315,16 @@ class PureCluster:
                 break
             job = fake.queue.popleft()
             cancelled = job.sequence in fake.interrupted
+            raised = self.failures > 0 and self.rng.random() < self.failures
             duration = self.rng.choice([1e-6, 1e-6, 1e-4, 0.2])
             results.append(
                 seams.WorkerResult(
                     job.sequence,
-                    Outcome.CANCELLED if cancelled else Outcome.RETURNED,
+                    Outcome.CANCELLED
+                    if cancelled
+                    else Outcome.RAISED
+                    if raised
+                    else Outcome.RETURNED,
                     self.now,
                     self.now + duration,
                     job.payload,
@@ -313,7 +376,9 @@ class PureCluster:
         if self.rng.random() < 0.5:
             # It restarts faster than anybody notices.
             node.incarnation += 1
-            node.machine = NodeMachine(node.key, slots=node.machine.slots)
+            node.machine = NodeMachine(
+                node.key, slots=node.machine.slots, resources=dict(RESOURCES)
+            )
             self.tell(e.NodeDisconnected(node.key, "reset"))
         else:
             node.alive = False

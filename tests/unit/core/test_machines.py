@@ -7,7 +7,7 @@ import pytest
 from dispy_trio.core import events as e
 from dispy_trio.models import JobStatus
 
-from .pure_cluster import PureCluster
+from .pure_cluster import RESOURCES, PureCluster
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -68,6 +68,54 @@ def test_cancel_at_any_moment_ends_the_job_once(seed: int) -> None:
     assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
     for node in cluster.nodes:
         assert node.machine._taken == 0
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_jobs_with_extras_end_exactly_once_and_give_back_what_they_took(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 1, 4], failures=0.2, kills=0.001, cancels=0.01)
+    cluster.submit_special(120)
+    cluster.run()
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    check_nothing_is_held(cluster)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_the_user_does_with_nodes_every_job_ends_once(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 1, 4], managing=0.02, disconnects=2, failures=0.1)
+    cluster.submit_special(100)
+    cluster.run()
+    cluster.managing = 0.0
+    cluster.restore()
+    cluster.run()
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    check_nothing_is_held(cluster)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_extras_survive_lost_nodes(seed: int) -> None:
+    cluster = PureCluster(
+        seed, [2, 2, 4], reentrant=True, node_losses=2, disconnects=4, failures=0.1
+    )
+    cluster.submit_special(100)
+    cluster.run()
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    for job in cluster.jobs:
+        if job.status is JobStatus.Abandoned:
+            assert job.extras is not None
+            assert job.extras.pinned or job.extras.late, "others may run anywhere"
+
+
+def check_nothing_is_held(cluster: PureCluster) -> None:
+    record = cluster.record
+    assert (record.outstanding, record.waiting_aside) == (0, 0)
+    for node in cluster.machine.nodes.values():
+        assert node.extra == 0
+        assert not any(node.taken.values())
+        assert not node.pinned
+    for fake in cluster.nodes:
+        assert fake.machine._taken == 0
+        assert fake.machine._free == RESOURCES
+        assert fake.machine._free_gpus == [0, 1]
 
 
 @pytest.mark.parametrize("terminate", [False, True])

@@ -143,7 +143,9 @@ import sys
 sys.path.insert(0, {str(world.tmp_path / "elsewhere")!r})
 import gone
 import dispy_trio as dispy
-with dispy.JobCluster(gone.f) as cluster:
+def compute(n):
+    return gone.f(n)
+with dispy.JobCluster(compute) as cluster:
     job = cluster.submit(1)
     print(job(), job.status.name, job.exception)
 """

@@ -116,7 +116,9 @@ def test_a_time_is_read_as_it_is_written(minute: int) -> None:
     assert parse_time(f"{minute // 60:02}:{minute % 60:02}") == minute
 
 
-@pytest.mark.parametrize("text", ["", "8", "24:00", "8:60", "8:5", "-1:00", "008:00", "8:00:00", "²:00"])
+@pytest.mark.parametrize(
+    "text", ["", "8", "24:00", "8:60", "8:5", "-1:00", "008:00", "8:00:00", "²:00"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="HH:MM"):
         parse_time(text)

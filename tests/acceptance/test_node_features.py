@@ -113,7 +113,19 @@ def test_a_password_instead_of_a_secret_file(world: World) -> None:
 
 def make_certificate(directory: Path, name: str) -> tuple[str, str]:
     cert, key = directory / f"{name}.pem", directory / f"{name}.key"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout".split()
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=x",
+        "-keyout",
+    ]
     subprocess.run([*command, key, "-out", cert], check=True, capture_output=True)
     return str(cert), str(key)
 

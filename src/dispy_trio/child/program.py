@@ -14,7 +14,6 @@ from dispy_trio.child.dying import die_with_worker
 __all__ = ["Program"]
 
 
-
 class Program:
     """Runs a file of the computation's directory; its output is captured as that of any job."""
 
@@ -76,5 +75,3 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     # so it is waited for first, and its status read when it is there.
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     return process.wait()
-
-

@@ -16,10 +16,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dispy_trio import config
 from dispy_trio.client.chunking import CallStream, ChunkSizer
@@ -31,7 +31,7 @@ from dispy_trio.client.nodes import (
     DispyNode,
     choose_nodes,
 )
-from dispy_trio.client.options import Isolation, make_options
+from dispy_trio.client.options import Options, make_options
 from dispy_trio.client.tables import status_lines
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -329,7 +329,7 @@ class JobCluster(Generic[P, T]):
         try:
             return trio.from_thread.run_sync(function, *args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
-            raise self._why_closed() from None
+            raise self._why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
     def _await(self, function: Callable[..., Awaitable[A]], *args: Any) -> A:
         """Run an async function on the engine's thread, and wait for what it returns."""
@@ -338,7 +338,7 @@ class JobCluster(Generic[P, T]):
         try:
             return trio.from_thread.run(function, *args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
-            raise self._why_closed() from None
+            raise self._why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
     # --- jobs ----------------------------------------------------------------------------------
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
@@ -380,45 +380,18 @@ class JobCluster(Generic[P, T]):
             return None
         return self._submit_with(args, kwargs, JobExtras(pinned=key), job_id=job_id)
 
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        retries: int | None = None,
-        retry_delay: float | None = None,
-        priority: int | None = None,
-        cpus: int | None = None,
-        gpus: int | None = None,
-        resources: Mapping[str, int] | None = None,
-        isolation: Isolation | None = None,
-        max_jobs_per_worker: int | None = None,
-        memory_limit: int | str | None = None,
-    ) -> OptionedCluster[P, T]:
+    def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
         """This cluster, for jobs that are to be run in some special way.
 
         >>> job = cluster.options(timeout=60, retries=2).submit(17)
 
         Args:
-            timeout: seconds that one try of a job may run; then it is interrupted, and ends
-                Terminated unless it returns.
-            deadline: seconds after its submission by which a job has to have ended, in the same way.
-            retries: how often a job is tried again that raised, died, or took too long.
-            retry_delay: seconds before the first new try, doubled each time; 1 when not given.
-            priority: higher ones go first; 0 is everybody's.
-            cpus: slots that a job takes; numerical libraries are told to use as many threads.
-            gpus: GPUs that a job takes; libraries are told which.
-            resources: amounts of named resources that a job takes, of those its node was given.
-            isolation: "job" has a worker process forked for each job, "worker" shares them.
-            max_jobs_per_worker: jobs after which a worker process is replaced.
-            memory_limit: bytes that a job may allocate, or a text such as "2G"; what it asks for
-                beyond that raises MemoryError in it.
+            options: see `client.options.Options`.
 
         Raises:
             TypeError, ValueError: name the option and what is allowed.
         """
-        changes = {name: value for name, value in locals().items() if name != "self"}
-        return OptionedCluster(self, make_options(JobOptions(), **changes))
+        return OptionedCluster(self, make_options(JobOptions(), **options))
 
     def _submit_with(
         self,
@@ -789,9 +762,9 @@ class OptionedCluster(Generic[P, T]):
         self._cluster = cluster
         self._options = options
 
-    def options(self, **changes: Any) -> OptionedCluster[P, T]:
+    def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
         """The same with more of the options of `JobCluster.options`."""
-        return OptionedCluster(self._cluster, make_options(self._options, **changes))
+        return OptionedCluster(self._cluster, make_options(self._options, **options))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
         """As `JobCluster.submit`."""
@@ -826,10 +799,13 @@ class _Ears(Listener):
         self._notifier = cluster._notifier
         self._live = cluster._live
 
+    def ending(self, jobs: Sequence[Any]) -> None:
+        if self._live is not None:
+            # Before whoever waits for them prints their results.
+            self._live.ended(jobs)
+
     def ended(self, jobs: Sequence[Any], again: bool) -> None:
         cluster = self._cluster
-        if self._live is not None:
-            self._live.ended(jobs)
         if self._notifier is not None:
             self._notifier.ended(jobs)
         if again:

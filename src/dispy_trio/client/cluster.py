@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 import trio
 from attrs import define
@@ -19,7 +19,7 @@ from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
-from dispy_trio.client.options import Isolation, make_options
+from dispy_trio.client.options import Options, make_options
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -59,29 +59,13 @@ class Cluster(Generic[P, T]):
             args = tuple(map(str, args))
         return pack_arguments(args, kwargs)
 
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        retries: int | None = None,
-        retry_delay: float | None = None,
-        priority: int | None = None,
-        cpus: int | None = None,
-        gpus: int | None = None,
-        resources: Mapping[str, int] | None = None,
-        isolation: Isolation | None = None,
-        max_jobs_per_worker: int | None = None,
-        memory_limit: int | str | None = None,
-    ) -> OptionedCluster[P, T]:
-        """This cluster, for jobs that are to be run in some special way; the options are those of
-        `JobCluster.options`.
+    def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
+        """This cluster, for jobs that are to be run in some special way; as `JobCluster.options`.
 
         Raises:
             TypeError, ValueError: name the option and what is allowed.
         """
-        changes = {name: value for name, value in locals().items() if name != "self"}
-        return OptionedCluster(self, make_options(JobOptions(), **changes))
+        return OptionedCluster(self, make_options(JobOptions(), **options))
 
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
         job: JobHandle[Any] = JobHandle(
@@ -202,7 +186,7 @@ class _Showing(Listener):
         self.written = live.written  # type: ignore[method-assign]
         self._live = live
 
-    def ended(self, jobs: Sequence[Any], again: bool) -> None:
+    def ending(self, jobs: Sequence[Any]) -> None:
         self._live.ended(jobs)
 
     def requeued(self, node: str, jobs: Sequence[Any]) -> None:

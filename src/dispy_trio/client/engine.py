@@ -251,6 +251,7 @@ class Engine:
                 assert_never(command)
 
     def _announce(self, jobs: Sequence[Any], again: bool) -> None:
+        self.listener.ending(jobs)
         for job in jobs:
             if job.size and job.node is not None:
                 self.links[job.node].take_back(job.number)

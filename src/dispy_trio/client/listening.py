@@ -14,6 +14,9 @@ class Listener:
     Called on the engine's thread, or, for the end of a lone job, on the thread that waits for it.
     """
 
+    def ending(self, jobs: Sequence[Any]) -> None:
+        """They have their final status, and nobody was told of it yet."""
+
     def ended(self, jobs: Sequence[Any], again: bool) -> None:
         """They have their final status; with `again` for the second time, after having been
         abandoned. Who waits for them is awake already."""

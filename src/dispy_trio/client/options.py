@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict, Unpack
 
 from attrs import evolve
 
 from dispy_trio.models import Conditions, JobOptions
 
-__all__ = ["Isolation", "make_options", "parse_size"]
+__all__ = ["Isolation", "Options", "make_options", "parse_size"]
 
 Isolation = Literal["worker", "job"]
 
@@ -52,58 +52,82 @@ def _count(value: Any, parameter: str, least: int) -> int:
     return value
 
 
-def make_options(
-    old: JobOptions,
-    *,
-    timeout: float | None = None,
-    deadline: float | None = None,
-    retries: int | None = None,
-    retry_delay: float | None = None,
-    priority: int | None = None,
-    cpus: int | None = None,
-    gpus: int | None = None,
-    resources: Mapping[str, int] | None = None,
-    isolation: Isolation | None = None,
-    max_jobs_per_worker: int | None = None,
-    memory_limit: int | str | None = None,
-) -> JobOptions:
+class Options(TypedDict, total=False):
+    """How jobs are to be run."""
+
+    timeout: float
+    """Seconds that one try of a job may run; then it is interrupted, and ends Terminated unless it
+    returns."""
+    deadline: float
+    """Seconds after its submission by which a job has to have ended, in the same way."""
+    retries: int
+    """How often a job is tried again that raised, died, or took too long."""
+    retry_delay: float
+    """Seconds before the first new try, doubled each time; 1 when not given."""
+    priority: int
+    """Higher ones go first; 0 is everybody's."""
+    cpus: int
+    """Slots that a job takes; numerical libraries are told to use as many threads."""
+    gpus: int
+    """GPUs that a job takes; libraries are told which."""
+    resources: Mapping[str, int]
+    """Amounts of named resources that a job takes, of those its node was given."""
+    isolation: Isolation
+    """``"job"`` has a process forked for each job, ``"worker"`` shares them."""
+    max_jobs_per_worker: int
+    """Jobs after which a worker process is replaced."""
+    memory_limit: int | str
+    """Bytes that a job may allocate, or a text such as ``"2G"``; what it asks for beyond that raises
+    MemoryError in it."""
+
+
+def make_options(old: JobOptions, **given: Unpack[Options]) -> JobOptions:
     """The old options with some of them changed; None leaves one as it is.
 
     Raises:
         TypeError, ValueError: name the option and what is allowed.
     """
+    if unknown := set(given) - set(Options.__annotations__):
+        raise TypeError(f"there is no option {sorted(unknown)[0]!r}; there are {_NAMES}")
     conditions: dict[str, Any] = {}
     options: dict[str, Any] = {}
-    if timeout is not None:
-        conditions["timeout"] = _number(timeout, "timeout", 0.001)
-    if deadline is not None:
-        options["deadline"] = _number(deadline, "deadline", 0.001)
-    if retries is not None:
-        options["retries"] = _count(retries, "retries", 0)
-    if retry_delay is not None:
-        options["retry_delay"] = _number(retry_delay, "retry_delay", 0)
-    if priority is not None:
-        options["priority"] = _count(priority, "priority", -(2**31))
-    if cpus is not None:
-        conditions["cpus"] = _count(cpus, "cpus", 1)
-    if gpus is not None:
-        conditions["gpus"] = _count(gpus, "gpus", 0)
-    if resources is not None:
-        if not isinstance(resources, Mapping):
-            raise TypeError(f"resources is a dict, not {type(resources).__name__}")
-        conditions["resources"] = {
-            str(name): _count(amount, f"resources[{name!r}]", 0)
-            for name, amount in resources.items()
-        }
-    if isolation is not None:
-        if isolation not in ("worker", "job"):
-            raise ValueError(f"isolation is {isolation!r}; it has to be 'worker' or 'job'")
-        conditions["isolated"] = isolation == "job"
-    if max_jobs_per_worker is not None:
-        conditions["max_jobs"] = _count(max_jobs_per_worker, "max_jobs_per_worker", 1)
-    if memory_limit is not None:
-        conditions["memory"] = parse_size(memory_limit, "memory_limit")
+    for name, value in given.items():
+        if value is not None:
+            kind, change = _CHANGES[name](value)
+            (conditions if kind is Conditions else options).update(change)
     if conditions:
-        changed: Conditions = evolve(old.conditions, **conditions)
-        options["conditions"] = changed
+        options["conditions"] = evolve(old.conditions, **conditions)
     return evolve(old, **options)
+
+
+def _resources(value: Any) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"resources is a dict, not {type(value).__name__}")
+    return {str(name): _count(amount, f"resources[{name!r}]", 0) for name, amount in value.items()}
+
+
+def _is_isolated(value: Any) -> bool:
+    if value not in ("worker", "job"):
+        raise ValueError(f"isolation is {value!r}; it has to be 'worker' or 'job'")
+    return bool(value == "job")
+
+
+_Change = Callable[[Any], tuple[type, dict[str, Any]]]
+_CHANGES: dict[str, _Change] = {
+    "timeout": lambda v: (Conditions, {"timeout": _number(v, "timeout", 0.001)}),
+    "deadline": lambda v: (JobOptions, {"deadline": _number(v, "deadline", 0.001)}),
+    "retries": lambda v: (JobOptions, {"retries": _count(v, "retries", 0)}),
+    "retry_delay": lambda v: (JobOptions, {"retry_delay": _number(v, "retry_delay", 0)}),
+    "priority": lambda v: (JobOptions, {"priority": _count(v, "priority", -(2**31))}),
+    "cpus": lambda v: (Conditions, {"cpus": _count(v, "cpus", 1)}),
+    "gpus": lambda v: (Conditions, {"gpus": _count(v, "gpus", 0)}),
+    "resources": lambda v: (Conditions, {"resources": _resources(v)}),
+    "isolation": lambda v: (Conditions, {"isolated": _is_isolated(v)}),
+    "max_jobs_per_worker": lambda v: (
+        Conditions,
+        {"max_jobs": _count(v, "max_jobs_per_worker", 1)},
+    ),
+    "memory_limit": lambda v: (Conditions, {"memory": parse_size(v, "memory_limit")}),
+}
+"""Option to what it changes, in a job's conditions or in its options."""
+_NAMES = ", ".join(_CHANGES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -150,13 +151,16 @@ async def receive_file(
     part = target.with_name(f".{target.name[:100]}.{os.getpid()}.{id(stream)}.part")
     hasher = hashlib.sha256()
     failure: OSError | None = None
+    file: io.FileIO | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = part.open("xb", buffering=0)
     except OSError as exc:
         failure = exc
+    if file is None:
         await _take_in(stream, size, lambda _data: None)
-        raise failure from None
+        assert failure is not None
+        raise failure
 
     def write(data: memoryview) -> None:
         nonlocal failure

@@ -36,7 +36,7 @@ HTTPServerPort = 8181
 IPv6MulticastGroup = "ff05::b409:3171:9705:5134:6159"
 IPv4MulticastGroup = "239.255.61.59"
 MsgTimeout = 10
-"""Seconds that a job's news may take to be acknowledged."""
+"""Has no effect: a node has ``--msg-timeout``, and what a job sends can be given one."""
 MaxFileSize = 0
 """Bytes of a file that a job may send here; 0 for no limit."""
 Java = "/usr/bin/java"

@@ -25,10 +25,6 @@ __all__ = [
     "send_file",
 ]
 
-CLIENT_TIMEOUT = 10.0
-"""Seconds that the client has to take what a job sends it; dispy's ``MsgTimeout``."""
-
-
 class FileRef(NamedTuple):
     """A file in a node's keeping; small, and safe to return from a job."""
 
@@ -39,10 +35,14 @@ class FileRef(NamedTuple):
     """Bytes."""
 
 
-def provisional_result(result: Any, *, timeout: float = CLIENT_TIMEOUT) -> None:
+def provisional_result(result: Any, *, timeout: float | None = None) -> None:
     """Send the client a result before the end of the job, and wait until it is there.
 
     The client's `job_status` is called with it. Results keep their order.
+
+    Args:
+        result: anything that can be pickled.
+        timeout: seconds that the client may take; None for the node's ``--msg-timeout``, 10.
 
     Raises:
         OSError: the client is not there, or did not take it within `timeout` seconds.
@@ -54,7 +54,11 @@ def provisional_result(result: Any, *, timeout: float = CLIENT_TIMEOUT) -> None:
         data = pickle.dumps(result, 5)
     except Exception:
         data = cloudpickle.dumps(result, 5)
-    calls.call("provisional_result", {"timeout": float(timeout)}, data)
+    calls.call("provisional_result", {"timeout": _seconds(timeout)}, data)
+
+
+def _seconds(timeout: float | None) -> float:
+    return context.message_timeout if timeout is None else float(timeout)
 
 
 def progress(fraction: float, text: str = "") -> None:
@@ -95,19 +99,20 @@ def node_address() -> str:
     return context.node_address
 
 
-def send_file(path: str | os.PathLike[str], *, timeout: float = CLIENT_TIMEOUT) -> None:
+def send_file(path: str | os.PathLike[str], *, timeout: float | None = None) -> None:
     """Send a file to the client, which stores it at the same relative path where it was started.
 
     Args:
         path: of a file in the job's directory.
-        timeout: seconds that the client may take without any of it moving.
+        timeout: seconds that may pass without any of it moving; None for the node's
+            ``--msg-timeout``, 10.
 
     Raises:
         OSError: it is no such file, lies outside of the job's directory, is larger than the node or
             the client allows, or the client did not take it; the text says which.
     """
     full = os.path.abspath(os.fspath(path))
-    calls.call("send_file", {"path": full, "timeout": float(timeout)})
+    calls.call("send_file", {"path": full, "timeout": _seconds(timeout)})
 
 
 def keep_file(path: str | os.PathLike[str]) -> FileRef:

@@ -235,6 +235,8 @@ class TemplateSettings:
     """Seconds until `TemplateFailed`; 0 for no limit."""
     init: str = ""
     """Path of the node's own Python file, which is run before all else."""
+    message_timeout: float = 10.0
+    """Seconds that a client has to take what a job sends it, when the job does not say."""
     environment: dict[str, str] = field(factory=dict)
     output_limit: int = 1 << 20
     """Bytes kept of each of a job's stdout and stderr; the middle of longer ones is cut out."""

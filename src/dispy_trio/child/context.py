@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["directory", "is_cancelled", "is_job", "node_address", "node_name", "root"]
+__all__ = [
+    "directory",
+    "is_cancelled",
+    "is_job",
+    "message_timeout",
+    "node_address",
+    "node_name",
+    "root",
+]
 
 is_job = False
 """False also in a template, where setup and cleanup run."""
@@ -18,6 +26,9 @@ directory = ""
 node_name = ""
 node_address = ""
 """IP address."""
+
+message_timeout = 10.0
+"""Seconds that the client has to take what a job sends it; ``--msg-timeout`` of the node."""
 
 
 def _never() -> bool:

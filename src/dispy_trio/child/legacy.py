@@ -44,7 +44,9 @@ class NodeLogger:
         self.log(self.CRITICAL, message, *args)
 
 
-def dispy_provisional_result(result: Any, relay: bool = False, timeout: float = 10) -> int:
+def dispy_provisional_result(
+    result: Any, relay: bool = False, timeout: float | None = None
+) -> int:
     """Send a result before the end of the job: 0, or -1 when the client did not take it."""
     from dispy_trio import job
 
@@ -56,7 +58,7 @@ def dispy_provisional_result(result: Any, relay: bool = False, timeout: float = 
     return 0
 
 
-def dispy_send_file(path: str, relay: bool = False, timeout: float = 10) -> int:
+def dispy_send_file(path: str, relay: bool = False, timeout: float | None = None) -> int:
     """Send a file to the client: 0, or -1 when it can't be; stderr of the job says why."""
     from dispy_trio import job
 

@@ -141,6 +141,7 @@ class Template:
             context.root = context.directory = settings["directory"]
             context.node_name = settings["node_name"]
             context.node_address = settings["node_ip"]
+            context.message_timeout = settings["message_timeout"]
             add_builtins(job_names(self._shut_node_down))
             if settings["init"]:
                 self._run_init(settings["init"])

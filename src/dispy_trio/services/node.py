@@ -229,6 +229,7 @@ class NodeService:
             arguments=options.arguments,
             setup_timeout=options.setup_timeout,
             init=str(self.settings.init or ""),
+            message_timeout=self.settings.message_timeout,
             # What the node's own user has chosen counts more.
             environment={k: v for k, v in threads.items() if k not in os.environ},
         )

@@ -7,10 +7,9 @@ function raises `RuntimeError` when it is called outside of a job.
 from __future__ import annotations
 
 import os
-import pickle
 from typing import Any, NamedTuple
 
-from dispy_trio.child import calls, context
+from dispy_trio.child import calls, context, sending
 
 __all__ = [
     "FileRef",
@@ -24,6 +23,7 @@ __all__ = [
     "provisional_result",
     "send_file",
 ]
+
 
 class FileRef(NamedTuple):
     """A file in a node's keeping; small, and safe to return from a job."""
@@ -48,17 +48,7 @@ def provisional_result(result: Any, *, timeout: float | None = None) -> None:
         OSError: the client is not there, or did not take it within `timeout` seconds.
         Exception: the result can't be pickled.
     """
-    import cloudpickle
-
-    try:
-        data = pickle.dumps(result, 5)
-    except Exception:
-        data = cloudpickle.dumps(result, 5)
-    calls.call("provisional_result", {"timeout": _seconds(timeout)}, data)
-
-
-def _seconds(timeout: float | None) -> float:
-    return context.message_timeout if timeout is None else float(timeout)
+    sending.send_result(result, timeout)
 
 
 def progress(fraction: float, text: str = "") -> None:
@@ -111,8 +101,7 @@ def send_file(path: str | os.PathLike[str], *, timeout: float | None = None) -> 
         OSError: it is no such file, lies outside of the job's directory, is larger than the node or
             the client allows, or the client did not take it; the text says which.
     """
-    full = os.path.abspath(os.fspath(path))
-    calls.call("send_file", {"path": full, "timeout": _seconds(timeout)})
+    sending.send_file(path, timeout)
 
 
 def keep_file(path: str | os.PathLike[str]) -> FileRef:

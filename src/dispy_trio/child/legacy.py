@@ -1,4 +1,4 @@
-"""The functions and variables that dispy's jobs find under fixed names, made of `dispy_trio.job`."""
+"""The functions and variables that dispy's jobs find under fixed names: what `dispy_trio.job` offers to new code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dispy_trio.child import calls, context
+from dispy_trio.child import calls, context, sending
 
 __all__ = ["NodeLogger", "job_names"]
 
@@ -44,15 +44,11 @@ class NodeLogger:
         self.log(self.CRITICAL, message, *args)
 
 
-def dispy_provisional_result(
-    result: Any, relay: bool = False, timeout: float | None = None
-) -> int:
+def dispy_provisional_result(result: Any, relay: bool = False, timeout: float | None = None) -> int:
     """Send a result before the end of the job: 0, or -1 when the client did not take it."""
-    from dispy_trio import job
-
     del relay  # There is one way to the client, whatever lies on it.
     try:
-        job.provisional_result(result, timeout=timeout)
+        sending.send_result(result, timeout)
     except OSError:
         return -1
     return 0
@@ -60,11 +56,9 @@ def dispy_provisional_result(
 
 def dispy_send_file(path: str, relay: bool = False, timeout: float | None = None) -> int:
     """Send a file to the client: 0, or -1 when it can't be; stderr of the job says why."""
-    from dispy_trio import job
-
     del relay
     try:
-        job.send_file(path, timeout=timeout)
+        sending.send_file(path, timeout)
     except OSError as exc:
         print(f"dispy_send_file: {exc}", file=sys.stderr)
         return -1

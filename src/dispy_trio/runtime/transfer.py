@@ -181,7 +181,7 @@ async def receive_file(
             raise failure
         if digest is not None and hasher.hexdigest() != digest:
             raise ProtocolError(f"{stream.peer} sent {target.name} with another content than told")
-        part.chmod(mode | 0o600)
+        part.chmod(mode & 0o777 | 0o600)
         if modified is not None:
             os.utime(part, (modified, modified))
         part.replace(target)

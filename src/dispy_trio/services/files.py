@@ -340,7 +340,7 @@ def _copy(source: Path, target: Path, put: messages.PutFile) -> bool:
     part = target.with_name(f".{target.name[:100]}.{os.getpid()}.{put.digest[:8]}.part")
     try:
         shutil.copyfile(source, part)
-        part.chmod(put.mode | 0o600)
+        part.chmod(put.mode & 0o777 | 0o600)
         os.utime(part, (put.modified, put.modified))
         part.replace(target)
     finally:

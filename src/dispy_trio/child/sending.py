@@ -1,0 +1,42 @@
+"""What a running job sends its client: results before its end, and files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+import cloudpickle
+
+from dispy_trio.child import calls, context
+
+__all__ = ["send_file", "send_result"]
+
+
+def send_result(result: Any, timeout: float | None) -> None:
+    """Send a provisional result, and wait until the client has it.
+
+    Raises:
+        OSError: it did not come to have it; says why.
+        Exception: the result can't be pickled.
+    """
+    try:
+        data = pickle.dumps(result, 5)
+    except Exception:
+        # By value then, as for classes that only this computation has.
+        data = cloudpickle.dumps(result, 5)
+    calls.call("provisional_result", {"timeout": _seconds(timeout)}, data)
+
+
+def send_file(path: str | os.PathLike[str], timeout: float | None) -> None:
+    """Send a file, and wait until the client has stored it.
+
+    Raises:
+        OSError: it did not; says why.
+    """
+    full = os.path.abspath(os.fspath(path))
+    calls.call("send_file", {"path": full, "timeout": _seconds(timeout)})
+
+
+def _seconds(timeout: float | None) -> float:
+    return context.message_timeout if timeout is None else float(timeout)

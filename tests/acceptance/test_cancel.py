@@ -123,10 +123,10 @@ def test_1000_cancels_at_random_moments(make: Make, isolation: Any) -> None:
             assert job.result == n
     # No slot is lost: as many jobs as there are slots run at the same time.
     start = time.monotonic()
-    together = make(lambda: (time.sleep(0.5), time.time())[1], name="together")
+    together = make(lambda: (time.sleep(2), time.time())[1], name="together")
     last = [together.submit() for _ in range(4)]
     assert all(job() is not None for job in last)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < LIMIT
     assert max(job.start_time for job in last) < min(job.end_time for job in last)
     again = [submit(n) for n in range(100)]
     assert [job() for job in again] == list(range(100))

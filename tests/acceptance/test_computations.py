@@ -595,7 +595,7 @@ def test_resources_are_shared_out(make: Make) -> None:
     licensed = cluster.options(resources={"licence": 1})
     spans = sorted(job()[:2] for job in [licensed.submit(0.1) for _ in range(3)])
     assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
-    on_gpus = [cluster.options(gpus=1).submit(0.2) for _ in range(2)]
+    on_gpus = [cluster.options(gpus=1).submit(1.5) for _ in range(2)]
     assert {job()[2] for job in on_gpus} == {"0", "1"}
     wide = cluster.options(cpus=2)
     both = sorted((job() for job in [wide.submit(0.1) for _ in range(2)]), key=lambda t: t[0])

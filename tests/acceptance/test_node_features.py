@@ -196,3 +196,14 @@ cluster.submit([])()
     assert not list(root.rglob("large"))
     with open_cluster(world, where, node.address) as cluster:
         assert cluster.submit()() == "127.0.0.2"
+
+
+def test_what_a_job_logs_is_seen_on_the_node(world: World) -> None:
+    def talk() -> None:
+        dispynode_logger.info("job %s on %s", 7, dispy_node_name)  # type: ignore[name-defined]  # noqa: F821
+
+    node = world.start_node("127.0.0.2", "--name", "here")
+    with open_cluster(world, talk, node.address) as cluster:
+        assert cluster.submit()() is None
+    node.process.terminate()
+    assert "INFO a job says: job 7 on here" in node.process.communicate(timeout=LIMIT)[1]

@@ -359,7 +359,7 @@ def _skip_thread_bookkeeping() -> None:
     after, and to find that out costs a third of the fork: it touches many pages, and each is copied.
     """
     hook = getattr(threading, "_after_fork", None)
-    if isinstance(hook, FunctionType):
+    if isinstance(hook, FunctionType) and hook.__code__ is not _do_nothing.__code__:
         hook.__code__ = _do_nothing.__code__
 
 

@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dispy_trio import config
 from dispy_trio.client.chunking import CallStream, ChunkSizer
+from dispy_trio.client.ears import ClusterEars
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
-from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import (
     ClusterStatus,
     DispyNode,
     choose_nodes,
 )
+from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Options, make_options
 from dispy_trio.client.tables import status_lines
 from dispy_trio.compute.packaging import Parts, pack_arguments
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from dispy_trio.client.engine import Engine
     from dispy_trio.client.live import LiveOutput
 
-__all__ = ["JobCluster", "OptionedCluster"]
+__all__ = ["JobCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -275,7 +276,7 @@ class JobCluster(Generic[P, T]):
 
         self._token = trio.lowlevel.current_trio_token()
         self._leave = set_leave
-        listener = _Ears(self)
+        listener = ClusterEars(self)
         async with open_engine(
             self._work, self._settings, listener, self._embedded, owner=self
         ) as engine:
@@ -753,97 +754,6 @@ class JobCluster(Generic[P, T]):
         traceback: TracebackType | None,
     ) -> None:
         self.close(terminate=exc is not None)
-
-
-class OptionedCluster(Generic[P, T]):
-    """A cluster as seen by jobs that are to be run in some special way; see `JobCluster.options`."""
-
-    def __init__(self, cluster: JobCluster[P, T], options: JobOptions) -> None:
-        self._cluster = cluster
-        self._options = options
-
-    def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
-        """The same with more of the options of `JobCluster.options`."""
-        return OptionedCluster(self._cluster, make_options(self._options, **options))
-
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
-        """As `JobCluster.submit`."""
-        return self._cluster._submit_with(args, kwargs, JobExtras(self._options))
-
-    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
-        """As `JobCluster.submit_job_id`."""
-        return self._cluster._submit_with(args, kwargs, JobExtras(self._options), job_id)
-
-    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
-        """As `JobCluster.submit_node`."""
-        key = self._cluster._ready_node(node)
-        if key is None:
-            return None
-        return self._cluster._submit_with(args, kwargs, JobExtras(self._options, pinned=key))
-
-    def map(
-        self,
-        *iterables: Iterable[Any],
-        buffersize: int | None = None,
-        chunksize: int | None = None,
-    ) -> Iterator[T]:
-        """As `JobCluster.map`; the options are those of each job, which may hold many calls."""
-        return self._cluster._map(iterables, buffersize, chunksize, self._options)
-
-
-class _Ears(Listener):
-    """What a `JobCluster` does about what its engine tells."""
-
-    def __init__(self, cluster: JobCluster[..., Any]) -> None:
-        self._cluster = cluster
-        self._notifier = cluster._notifier
-        self._live = cluster._live
-
-    def ending(self, jobs: Sequence[Any]) -> None:
-        if self._live is not None:
-            # Before whoever waits for them prints their results.
-            self._live.ended(jobs)
-
-    def ended(self, jobs: Sequence[Any], again: bool) -> None:
-        cluster = self._cluster
-        if self._notifier is not None:
-            self._notifier.ended(jobs)
-        if again:
-            return  # Counted when they were abandoned.
-        with cluster._drained:
-            cluster._ended += len(jobs)
-            if cluster._ended >= cluster._number:
-                cluster._drained.notify_all()
-
-    def started(self, jobs: Sequence[Any]) -> None:
-        if self._notifier is not None:
-            self._notifier.started(jobs)
-
-    def requeued(self, node: str, jobs: Sequence[Any]) -> None:
-        if self._notifier is not None:
-            self._notifier.requeued(node, jobs)
-        if self._live is not None:
-            self._live.restarted(jobs)
-
-    def provisional(self, job: Any) -> None:
-        if self._notifier is not None:
-            self._notifier.provisional(job)
-
-    def written(self, job: Any, stdout: bytes, stderr: bytes) -> None:
-        if self._live is not None:
-            self._live.written(job, stdout, stderr)
-
-    def node_usable(self, key: str) -> None:
-        if self._notifier is not None:
-            self._notifier.node_initialized(key)
-
-    def node_unusable(self, key: str, *, failed: bool) -> None:
-        if self._notifier is not None:
-            self._notifier.node_closed(key, failed=failed)
-
-    def node_status(self, key: str) -> None:
-        if self._notifier is not None:
-            self._notifier.node_status(key)
 
 
 def _check_hosts(parameter: str, value: object) -> None:

@@ -205,23 +205,26 @@ class ProcessTemplate:
     def send_jobs(self, worker: int, jobs: Sequence[WorkerJob]) -> None:
         target = self._workers[worker]
         target.last_sequence = jobs[-1].sequence
+        data = b""
         small: list[tuple[int, bytes]] = []
         for job in jobs:
+            if small and (job.settings is not None or job.payload is None):
+                data += encode_batch(small)
+                small = []
             if job.settings is not None:
-                if small:
-                    self._send(target, encode_batch(small), None)
-                    small = []
-                self._send(target, encode_settings(job.settings), None)
+                data += encode_settings(job.settings)
             if job.payload is not None:
                 small.append((job.sequence, job.payload))
                 continue
-            if small:
-                self._send(target, encode_batch(small), None)
-                small = []
+            if data:
+                self._send(target, data, None)
+                data = b""
             assert job.segment is not None
             self._send(target, encode_segment_job(job.sequence, job.sizes), os.dup(job.segment))
         if small:
-            self._send(target, encode_batch(small), None)
+            data += encode_batch(small)
+        if data:
+            self._send(target, data, None)
 
     def _send(self, worker: _Worker, data: bytes, segment: int | None) -> None:
         if worker.life is _Life.DEAD:

@@ -241,11 +241,12 @@ class Slots:
             environment |= thread_variables(conditions.cpus * self.slot_threads)
         if "gpus" in self.resources:
             environment |= device_variables(worker.gpus)
-        job.settings = {
+        settings = {
             "environment": environment,
             "memory": conditions.memory,
             "isolated": conditions.isolated,
         }
+        job.settings = {name: value for name, value in settings.items() if value}
         if conditions.timeout:
             worker.timeout_at = self._now + conditions.timeout
             self._arm(conditions.timeout)

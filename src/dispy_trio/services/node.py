@@ -37,6 +37,9 @@ from dispy_trio.services.places import Key, Places
 __all__ = ["run_node", "slots_of"]
 
 log = logging.getLogger("dispy_trio.node")
+jobs_log = logging.getLogger("dispy_trio.node.jobs")
+"""What jobs log on the node is meant to be seen there, however quiet the node itself is."""
+jobs_log.setLevel(logging.INFO)
 
 UNAUTHENTICATED_LIMIT = 100
 """Connections that may be in their handshake at a time."""
@@ -316,7 +319,8 @@ class NodeService:
     ) -> dict[str, Any]:
         match call.kind, call.body:
             case "log", {"level": int(level), "text": str(text)}:
-                log.log(level, "a job says: %s", text)
+                # What follows on further lines is seen to be the job's, too.
+                jobs_log.log(level, "a job says: %s", "\n    ".join(text.splitlines()))
                 return {}
             case "progress", {"fraction": int() | float() as fraction, "text": str(text)}:
                 peer, job = self._client_of(key, call)

@@ -161,7 +161,9 @@ def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> No
     assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
     assert finish(first)[0] == 0
     assert not (world.tmp_path / "prefix" / "clients").exists()
-    assert (world.tmp_path / "prefix" / f"node-{port}.lock").read_text() == f"{second.pid}\n"
+    assert (
+        world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
+    ).read_text() == f"{second.pid}\n"
 
 
 def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:
@@ -170,7 +172,7 @@ def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:
     world.read_line(first)
     first.kill()
     finish(first)
-    assert (world.tmp_path / "prefix" / f"node-{port}.lock").exists()
+    assert (world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock").exists()
     world.read_line(start_on(world, port))
 
 

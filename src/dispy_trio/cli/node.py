@@ -23,13 +23,13 @@ from dispy_trio.cli.node_config import (
     settings_of,
     write_config,
 )
-from dispy_trio.cli.node_lock import claim_port, clean_prefix, default_prefix
+from dispy_trio.cli.node_lock import claim_port, clean_prefix
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import DispyError
 from dispy_trio.services.control import NodeControl
 from dispy_trio.services.hours import ServiceHours, ServiceState
 from dispy_trio.services.node import run_node
-from dispy_trio.services.outside import Outside, real_outside
+from dispy_trio.services.outside import Outside, default_prefix, real_outside
 
 __all__ = ["Ending", "keep_hours", "run", "save"]
 
@@ -67,7 +67,7 @@ def run(options: NodeOptions) -> None:
         log.warning("--secret can be seen by all who list processes; prefer --secret-file")
     prefix = settings.dest_path_prefix or default_prefix()
     settings = attrs.evolve(settings, dest_path_prefix=prefix)
-    with claim_port(prefix, options.port, end_other=options.clean) as lock:
+    with claim_port(prefix, settings.host, options.port, end_other=options.clean) as lock:
         if options.clean or options.serve == 0:
             clean_prefix(prefix, lock)
         if options.serve != 0:

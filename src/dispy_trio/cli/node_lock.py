@@ -1,4 +1,4 @@
-"""One node for a port in a folder, and the removal of what dead nodes left there.
+"""One node for an address in a folder, and the removal of what dead nodes left there.
 
 A node locks a file of its own for as long as it lives. The kernel frees the lock with the process,
 however that ends, so a file that is left behind is never in the way.
@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import psutil
 from dispy_trio.errors import LocalError, PortInUse
 from dispy_trio.runtime.store import LOCK, remove_what_is_left
 
-__all__ = ["claim_port", "clean_prefix", "default_prefix"]
+__all__ = ["claim_port", "clean_prefix"]
 
 log = logging.getLogger("dispy_trio.node")
 
@@ -34,17 +33,15 @@ KILL_GRACE = 10.0
 POLL_INTERVAL = 0.05
 
 
-def default_prefix() -> Path:
-    """The user's own folder for the files of computations."""
-    return Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
-
-
 @contextmanager
-def claim_port(prefix: Path, port: int, *, end_other: bool = False) -> Iterator[Path | None]:
-    """Be the only node for this port in the folder; yields the lock file, None for port 0.
+def claim_port(
+    prefix: Path, host: str, port: int, *, end_other: bool = False
+) -> Iterator[Path | None]:
+    """Be the only node for this address in the folder; yields the lock file, None for port 0.
 
     Args:
         prefix: where nodes keep the files of computations; made when missing.
+        host: to listen on.
         port: to listen on; 0 needs no claim.
         end_other: end the node that has the port.
 
@@ -56,7 +53,7 @@ def claim_port(prefix: Path, port: int, *, end_other: bool = False) -> Iterator[
     if port == 0:
         yield None
         return
-    path = prefix / f"node-{port}.lock"
+    path = prefix / f"node-{host}-{port}.lock"
     descriptor = _lock(path)
     if descriptor is None:
         pid = _holder(path)

@@ -23,7 +23,7 @@ from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.runtime.store import DiskStore
 from dispy_trio.services.resources import read_status as read
 
-__all__ = ["Outside", "real_outside"]
+__all__ = ["Outside", "default_prefix", "real_outside"]
 
 
 @define(eq=False)
@@ -52,6 +52,11 @@ class Outside:
         )
 
 
+def default_prefix() -> Path:
+    """The user's own folder for the files of computations."""
+    return Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
+
+
 def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) -> Outside:
     """The doors of a real machine.
 
@@ -62,8 +67,7 @@ def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) ->
     Raises:
         SecretFileError: the secret can't be had.
     """
-    prefix = settings.dest_path_prefix or Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
-    store = DiskStore(prefix)
+    store = DiskStore(settings.dest_path_prefix or default_prefix())
 
     async def read_status(seconds: float | None) -> NodeStatus:
         return await trio.to_thread.run_sync(lambda: read(store.free_bytes(), seconds))

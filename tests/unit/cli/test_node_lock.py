@@ -36,7 +36,7 @@ def held(path: Path) -> Iterator[None]:
 
 def claim(prefix: Path, port: int, *, end_other: bool = False) -> None:
     """Have the port for a moment."""
-    with claim_port(prefix, port, end_other=end_other):
+    with claim_port(prefix, "h", port, end_other=end_other):
         pass
 
 
@@ -57,28 +57,28 @@ def dead_process() -> int:
 
 
 def test_one_port_has_one_node(prefix: Path) -> None:
-    with claim_port(prefix, 9701) as lock:
-        assert lock == prefix / "node-9701.lock"
+    with claim_port(prefix, "h", 9701) as lock:
+        assert lock == prefix / "node-h-9701.lock"
         assert lock.read_text() == f"{os.getpid()}\n"
         with pytest.raises(PortInUse, match=rf"port 9701 .* process {os.getpid()}; --clean"):
             claim(prefix, 9701)
-        with claim_port(prefix, 9702), claim_port(prefix, 0), claim_port(prefix, 0):
+        with claim_port(prefix, "h", 9702), claim_port(prefix, "h", 0), claim_port(prefix, "h", 0):
             pass
     assert names(prefix) == set()
     claim(prefix, 9701)
 
 
 def test_a_lock_left_by_a_dead_node_is_not_in_the_way(prefix: Path) -> None:
-    stale = prefix / "node-9701.lock"
+    stale = prefix / "node-h-9701.lock"
     stale.write_text("1\n")
-    with claim_port(prefix, 9701):
+    with claim_port(prefix, "h", 9701):
         assert stale.read_text() == f"{os.getpid()}\n"
 
 
 def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
     prefix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = prefix / "node-9701.lock"
+    path = prefix / "node-h-9701.lock"
     flock = fcntl.flock
     removed = []
 
@@ -88,7 +88,7 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock_after_the_owner_left)
-    with claim_port(prefix, 9701):
+    with claim_port(prefix, "h", 9701):
         monkeypatch.undo()
         with pytest.raises(PortInUse):
             claim(prefix, 9701)
@@ -96,7 +96,7 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
 
 @pytest.mark.parametrize("content", ["", "not a number", f"{os.getpid()}\n"])
 def test_what_holds_a_lock_but_is_no_node_is_left_alone(prefix: Path, content: str) -> None:
-    lock = prefix / "node-9701.lock"
+    lock = prefix / "node-h-9701.lock"
     with held(lock):
         lock.write_text(content)
         with pytest.raises(LocalError, match="is no node"):
@@ -116,7 +116,7 @@ with open(sys.argv[3], "w") as file:
 
 def test_a_node_that_does_not_end_is_killed(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_lock, "END_GRACE", 0.1)
-    command = [sys.executable, "-c", STUBBORN, "dispy-trio", "node", prefix / "node-9701.lock"]
+    command = [sys.executable, "-c", STUBBORN, "dispy-trio", "node", prefix / "node-h-9701.lock"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as node:
         assert node.stdout is not None
         node.stdout.readline()  # It has the lock.
@@ -152,8 +152,8 @@ def test_a_folder_of_another_user_is_refused(
 
 
 def test_a_lock_is_never_taken_through_a_link(prefix: Path) -> None:
-    (prefix / "node-9701.lock").symlink_to(prefix.parent / "elsewhere")
-    with pytest.raises(LocalError, match=r"can't lock .*node-9701\.lock"):
+    (prefix / "node-h-9701.lock").symlink_to(prefix.parent / "elsewhere")
+    with pytest.raises(LocalError, match=r"can't lock .*node-h-9701\.lock"):
         claim(prefix, 9701)
     assert not (prefix.parent / "elsewhere").exists()
 
@@ -168,16 +168,16 @@ def test_what_dead_nodes_and_clients_left_is_removed(prefix: Path) -> None:
     fill(prefix / "node-1-abc" / ".lock")
     fill(prefix / "node-1-abc" / "computation-1" / "deep" / "file")
     fill(prefix / f"node-{dead_process()}-killed_too_early" / "file")
-    fill(prefix / "node-9702.lock")
+    fill(prefix / "node-h-9702.lock")
     fill(prefix / "node-modules-of-mine" / "file")
     fill(prefix / "clients" / "127.0.0.1" / "file")
     fill(prefix / "thesis.tex")
-    with claim_port(prefix, 9701) as lock:
+    with claim_port(prefix, "h", 9701) as lock:
         clean_prefix(prefix, lock)
-        assert names(prefix) == {"node-9701.lock", "node-modules-of-mine", "thesis.tex"}
+        assert names(prefix) == {"node-h-9701.lock", "node-modules-of-mine", "thesis.tex"}
 
 
-@pytest.mark.parametrize("lock", ["node-2-abc/.lock", "node-9702.lock"])
+@pytest.mark.parametrize("lock", ["node-2-abc/.lock", "node-h-9702.lock"])
 def test_while_another_node_lives_files_of_clients_are_left(
     prefix: Path, caplog: pytest.LogCaptureFixture, lock: str
 ) -> None:

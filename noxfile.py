@@ -67,7 +67,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit tests, simulated clusters and integration, on every Python that is present."""
     session.install("-e", ".", *group("test"))
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs or ["--numprocesses=2"]))
 
 
 @nox.session

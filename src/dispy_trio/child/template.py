@@ -41,6 +41,8 @@ _TEXT = 8 * 1024
 """Characters of a traceback; each may become six bytes of JSON."""
 _STRAYS_EVERY = 10.0
 """Seconds between looks for dead processes that jobs left behind."""
+_STRAYS_SOON = 0.1
+"""The same after a worker has died."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,6 +61,8 @@ class Template:
         self._settings: dict[str, Any] = {}
         self._workers: dict[int, tuple[int, int]] = {}
         """pidfd to (worker, process id)."""
+        self._look_soon = False
+        """A worker has died, and what it had started is dying too."""
         self._unreaped: set[int] = set()
         """Process ids of dead workers."""
         self._poll = select.poll()
@@ -66,15 +70,22 @@ class Template:
 
     def run(self) -> NoReturn:
         while True:
-            # Without workers there is nobody who could leave anything behind.
-            ready = self._poll.poll(_STRAYS_EVERY * 1000 if self._workers else None)
+            ready = self._poll.poll(self._patience())
             if not ready:
+                self._look_soon = False
                 self._reap_strays()
             for descriptor, _ in ready:
                 if descriptor == self._supervisor.fileno():
                     self._on_message()
                 elif descriptor in self._workers:
                     self._on_death(descriptor)
+
+    def _patience(self) -> float | None:
+        """Milliseconds to wait before dead processes are looked for that jobs left behind."""
+        if self._look_soon:
+            return _STRAYS_SOON * 1000
+        # Without workers there is nobody who could leave anything behind.
+        return _STRAYS_EVERY * 1000 if self._workers else None
 
     def _send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         try:
@@ -101,6 +112,7 @@ class Template:
                     os.waitpid(message["pid"], 0)
                     self._unreaped.discard(message["pid"])
                 self._reap_strays()
+                self._look_soon = True
             case "clean up":
                 self._clean_up()
 

@@ -94,11 +94,11 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
             claim(prefix, 9701)
 
 
-@pytest.mark.parametrize("content", ["", "not a number", f"{os.getpid()}\n"])
+@pytest.mark.parametrize("content", ["", "not a number", "our own"], ids=repr)
 def test_what_holds_a_lock_but_is_no_node_is_left_alone(prefix: Path, content: str) -> None:
     lock = prefix / "node-h-9701.lock"
     with held(lock):
-        lock.write_text(content)
+        lock.write_text(f"{os.getpid()}\n" if content == "our own" else content)
         with pytest.raises(LocalError, match="is no node"):
             claim(prefix, 9701, end_other=True)
 

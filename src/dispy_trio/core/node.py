@@ -604,7 +604,8 @@ class NodeMachine(Slots):
             ):
                 # One long job after many short ones, and a slot is free: others could run.
                 self._recall_worker(computation, worker)
-            self._arm(POLL_SECONDS if stuck < STARTED_SECONDS else STARTED_SECONDS)
+            short = stuck < STARTED_SECONDS and worker.conditions is None
+            self._arm(POLL_SECONDS if short else STARTED_SECONDS)
         if not head.reported:
             if stuck >= STARTED_SECONDS:
                 head.reported = True

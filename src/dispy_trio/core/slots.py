@@ -44,7 +44,7 @@ LINGER_SECONDS = 0.0001
 """A lone job shorter than this is waited for on the spot: that costs less than coming back."""
 STARTED_SECONDS = 0.02
 """A job that runs this long is reported as started."""
-ISOLATED_DEPTH = 4
+ISOLATED_DEPTH = 8
 """Isolated jobs to give to a worker at a time: forking is most of what they take."""
 
 
@@ -219,7 +219,9 @@ class Slots:
         self._out.append(
             c.SendJobsToWorker(computation.session, computation.number, worker.number, first, batch)
         )
-        self._arm(POLL_SECONDS if len(worker.sent) > 1 else STARTED_SECONDS)
+        # Isolated jobs take longer than that by themselves: nothing is to be seen so soon.
+        short = len(worker.sent) > 1 and worker.conditions is None
+        self._arm(POLL_SECONDS if short else STARTED_SECONDS)
         if (
             len(worker.sent) == 1
             and self._taken == 1

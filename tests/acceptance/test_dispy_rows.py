@@ -579,6 +579,17 @@ def test_row_1_5_an_allocate_that_raises_ends_the_jobs_and_says_why(
     assert "LookupError: which one?" in job.exception
 
 
+def test_row_1_5_setup_args_that_cannot_be_sent_end_the_jobs_and_say_why(
+    make: Any, two_nodes: list[str]
+) -> None:
+    nodes = [dispy.NodeAllocate(address, setup_args=(threading.Lock(),)) for address in two_nodes]
+    cluster = make(double, nodes=nodes, setup=lambda lock: 0)
+    job = cluster.submit(1)
+    assert job() is None
+    assert f"the setup_args of node {two_nodes[0].rpartition('.')[0]}" in job.exception
+    assert "cannot be pickled" in job.exception
+
+
 def test_row_1_6_node_attributes(make: Any) -> None:
     cluster = make(double)
     for n in range(20):

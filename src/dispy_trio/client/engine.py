@@ -291,7 +291,15 @@ class Engine:
         if allocation is None:
             self._feed(e.NodeRefused(key, 1, incarnation, ""))
             return
-        arguments = cloudpickle.dumps(allocation.setup_args, 5) if allocation.setup_args else b""
+        try:
+            arguments = (
+                cloudpickle.dumps(allocation.setup_args, 5) if allocation.setup_args else b""
+            )
+        except Exception as exc:
+            # Whatever the user's own objects raise: it is about this node, not about the cluster.
+            text = f"the setup_args of node {key} cannot be pickled: {exc}"
+            self._feed(e.NodeRefused(key, 1, incarnation, text))
+            return
         options = evolve(self.work.opening.options, arguments=arguments, cpus=allocation.cpus)
         self._feed(e.NodePrepared(key, 1, incarnation, allocation.cpus, options))
 

@@ -154,6 +154,25 @@ class Node:
     address: str
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, list[Node]]]:
+    """Two nodes with different IP addresses for all tests of a module."""
+    world = World(tmp_path_factory.mktemp("served"), uuid.uuid4().hex)
+    try:
+        hosts = ("127.0.0.2", "127.0.0.3")
+        yield world, [world.start_node(host, "--cpus", "2") for host in hosts]
+    finally:
+        world.end()
+
+
+@pytest.fixture
+def nodes(served: tuple[World, list[Node]], monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world in which programs find two nodes."""
+    world, started = served
+    monkeypatch.setenv("DISPY_TRIO_NODES", ",".join(node.address for node in started))
+    return world
+
+
 @pytest.fixture
 def two_nodes(world: World) -> list[str]:
     """Addresses of two nodes with different IP addresses, of two slots each."""

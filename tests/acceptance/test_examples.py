@@ -9,14 +9,13 @@ import re
 import subprocess
 import sys
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import LIMIT, Node, World
+from .conftest import LIMIT, World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
@@ -92,23 +91,6 @@ TABLE = {
     "wordcount.py": [r"\S+ \d+"] * 10,
 }
 """For each example lines that it prints, in this order, perhaps with others between them."""
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, list[Node]]]:
-    world = World(tmp_path_factory.mktemp("examples"), uuid.uuid4().hex)
-    try:
-        yield world, [world.start_node(host, "--cpus", "2") for host in (FIRST, SECOND)]
-    finally:
-        world.end()
-
-
-@pytest.fixture
-def nodes(served: tuple[World, list[Node]], monkeypatch: pytest.MonkeyPatch) -> World:
-    """The world in which programs find two nodes."""
-    world, started = served
-    monkeypatch.setenv("DISPY_TRIO_NODES", ",".join(node.address for node in started))
-    return world
 
 
 def run(world: World, name: str, *args: str) -> str:

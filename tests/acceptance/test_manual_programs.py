@@ -9,31 +9,12 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-import uuid
-from collections.abc import Iterator
 
 import pytest
 
-from .conftest import Node, World
+from .conftest import World
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, list[Node]]]:
-    world = World(tmp_path_factory.mktemp("manual"), uuid.uuid4().hex)
-    try:
-        yield world, [world.start_node(host, "--cpus", "2") for host in (FIRST, SECOND)]
-    finally:
-        world.end()
-
-
-@pytest.fixture
-def nodes(served: tuple[World, list[Node]], monkeypatch: pytest.MonkeyPatch) -> World:
-    """The world in which programs find two nodes."""
-    world, started = served
-    monkeypatch.setenv("DISPY_TRIO_NODES", ",".join(node.address for node in started))
-    return world
 
 
 def run(world: World, program: str) -> list[str]:

@@ -25,6 +25,7 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core import workers
+from dispy_trio.core.nodes import demands, slots_taken
 from dispy_trio.core.sessions import (
     WORKER_JOBS,
     Computation,
@@ -174,6 +175,7 @@ class NodeMachine(Slots):
             for computation in session.computations.values():
                 # Other nodes may have room for what waits here.
                 self._recall(session, computation.number, len(session.jobs))
+                self._return_misfits(session, computation)
 
     def _has_left(self, leaving: e.LeaveRequested) -> bool:
         if leaving.computations:
@@ -243,6 +245,7 @@ class NodeMachine(Slots):
             case messages.SetCpus(computation=number, cpus=cpus):
                 if (computation := session.computations.get(number)) is not None:
                     computation.limit = cpus
+                    self._return_misfits(session, computation)
             case messages.CloseComputation(computation=number, terminate=terminate):
                 computation = session.computations.get(number)
                 if computation is None:
@@ -275,6 +278,8 @@ class NodeMachine(Slots):
             )
             session.jobs[number] = job
             computation.waiting.append(job)
+            if message.conditions is not None:
+                self._return_misfits(session, computation)
 
     def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
         number = message.computation
@@ -313,6 +318,29 @@ class NodeMachine(Slots):
         if not self.slots:
             # It was on its way when we stopped to take jobs.
             self._recall(session, computation.number, len(message.numbers))
+        elif message.conditions is not None:
+            self._return_misfits(session, computation)
+
+    def _return_misfits(self, session: Session, computation: Computation) -> None:
+        """Give back the waiting jobs that ask for more than there will be: nobody is to wait
+        behind them. Their client did not know yet when it sent them."""
+        misfits = [
+            job
+            for job in computation.waiting
+            if job.conditions is not None and not self._can_fit(computation, job.conditions)
+        ]
+        if not misfits:
+            return
+        for job in misfits:
+            computation.waiting.remove(job)
+            del session.jobs[job.number]
+            if job.segment is not None:
+                self._out.append(c.ReleaseSegment(job.segment))
+        self._send(
+            session, messages.JobsReturned(computation.number, [job.number for job in misfits])
+        )
+        if computation.closing:
+            self._check_drained(session, computation)
 
     def _acknowledged(self, session: Session, numbers: Sequence[int]) -> None:
         pop = session.ended.pop
@@ -814,7 +842,26 @@ class NodeMachine(Slots):
             assert sorted(held) == sorted(session.jobs), (held, session.jobs)
         assert taken <= max(self.slots, self._most_slots)
         assert taken == self._taken, (taken, self._taken)
-        assert all(amount >= 0 for amount in self._free.values()), self._free
+        self._validate_resources()
+
+    def _validate_resources(self) -> None:
+        """What is free and what workers hold is what the node has; no device is in two hands."""
+        workers_here = [
+            worker
+            for session in self.sessions.values()
+            for computation in session.computations.values()
+            for worker in computation.workers.values()
+        ]
+        for worker in workers_here:
+            assert worker.held >= 0, worker
+            if worker.sent and worker.conditions is not None:
+                assert worker.held == slots_taken(worker.conditions), worker
+                assert worker.taken == demands(worker.conditions), worker
+        for name, amount in self.resources.items():
+            held = sum(worker.taken.get(name, 0) for worker in workers_here)
+            assert 0 <= self._free[name] == amount - held, (name, self._free, held)
+        devices = [device for worker in workers_here for device in worker.gpus]
+        assert sorted(devices + self._free_gpus) == list(range(self.resources.get("gpus", 0)))
 
 
 def _timed_out(job: NodeJob) -> bytes:

@@ -109,6 +109,9 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
         # There was no session to lose.
         raise ConnectError(f"{exc} during the handshake") from exc
     finally:
+        # By its traceback the error knows this frame, and so the handshake, which knows the error:
+        # the three would stay, and the stream with them, until somebody looks for such circles.
+        handshake.error = None
         if not completed:
             with trio.move_on_after(1, shield=True):
                 await stream.aclose()

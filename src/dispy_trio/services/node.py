@@ -387,6 +387,24 @@ class NodeService:
     # --- connections ---------------------------------------------------------------------------
     async def serve(self, stream: seams.ByteStream) -> None:
         """One connection, from its first byte to its last: nothing it does hurts another."""
+        try:
+            await self._serve(stream)
+        except BaseExceptionGroup as group:
+            ours, others = group.split(Exception)
+            if ours is not None:
+                await self._give_up(stream, ours)
+            if others is not None:
+                raise others from None
+        except Exception as exc:
+            # An error of our own, or of the system: this connection ends, and no other.
+            await self._give_up(stream, exc)
+
+    async def _give_up(self, stream: seams.ByteStream, error: Exception) -> None:
+        log.error("the connection of %s ends by an error here", stream.peer, exc_info=error)
+        with trio.move_on_after(1, shield=True):
+            await stream.aclose()
+
+    async def _serve(self, stream: seams.ByteStream) -> None:
         theirs = await self._authenticate(stream)
         if theirs is None:
             return
@@ -416,7 +434,8 @@ class NodeService:
                 hello = self.outside.hello(Role.NODE, Kind.CONTROL, self.incarnation)
                 theirs = await accept_connection(stream, self.outside.secret.value, hello)
         except DispyError as exc:
-            log.warning("refused a connection: %s", exc)
+            # As text: whoever keeps records would keep the error, and with it the connection.
+            log.warning("refused a connection: %s", str(exc))
         finally:
             del self._handshakes[scope]
         return theirs

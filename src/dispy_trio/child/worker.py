@@ -61,6 +61,10 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 INLINE = 64 * 1024
 """Bytes of a result that may go through the ring."""
+_WARNING = 30
+"""Of `logging`, which is not imported for it."""
+_LATE_TEXT = 8 * 1024
+"""Characters told at a time; each may become six bytes of JSON."""
 _INBOX = 256 * 1024
 _BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0)
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -143,6 +147,7 @@ class Worker:
                 self._one_job(*queue.popleft())
             self._jobs.sendall(_BELL)
             self._receive()
+            self._tell_late_lines()
 
     def _receive(self) -> None:
         """Wait for at least one batch."""
@@ -160,6 +165,20 @@ class Worker:
                 os._exit(0)
             self._buffer += self._inbox[:count]
             self._segments += descriptors
+
+    def _tell_late_lines(self) -> None:
+        """What was written while no job ran is for the node's log: its job has ended."""
+        stdout, stderr = self._capture.take()
+        if not stdout and not stderr:
+            return
+        late = {"stdout": join(stdout), "stderr": join(stderr)}
+        self._capture.release()
+        for name, written in late.items():
+            text = str(written, errors="backslashreplace")
+            for start in range(0, len(text), _LATE_TEXT):
+                told = f"wrote to {name} after its end: {text[start : start + _LATE_TEXT]}"
+                with contextlib.suppress(OSError):  # The node is about to end us.
+                    calls.call("log", {"level": _WARNING, "text": told})
 
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
         if not sequence:

@@ -150,6 +150,8 @@ class ComputationOptions:
     """Send what jobs write while they run."""
     has_cleanup: bool = False
     """There is a function to call at the end."""
+    output_limit: int = 0
+    """Bytes kept of each of a job's stdout and stderr; 0 for all."""
 
 
 @frozen
@@ -324,13 +326,16 @@ class JobsFinished:
     """Seconds since the epoch, by the node's clock."""
     ends: list[float]
     payloads: list[bytes]
-    """The pickled result, or the pickled account of what was raised, or a UTF-8 text."""
+    """The pickled result, or the pickled account of what was raised, or a UTF-8 text. Empty when it
+    comes as the first parts of a blob or segment."""
     outputs: dict[int, tuple[bytes, bytes]]
-    """Number to (stdout, stderr), for the jobs that wrote anything."""
+    """Number to (stdout, stderr), for the jobs that wrote anything, if it is not in a blob or
+    segment."""
     blobs: dict[int, tuple[int, list[int]]]
-    """Number to (blob, sizes), for the results that come over the bulk connection."""
+    """Number to (blob, sizes), for what comes over the bulk connection: the parts of the payload
+    and, as the last two, stdout and stderr."""
     segments: dict[int, tuple[int, list[int]]]
-    """Number to (descriptor in the node's process, sizes), on one machine."""
+    """Number to (descriptor in the node's process, sizes), for the same on one machine."""
 
 
 @frozen

@@ -145,6 +145,6 @@ class Job:
     node: str | None = None
     """The roster's key of the node it was sent to last."""
     cancelling: bool = False
-    output: tuple[bytes, bytes] | None = None
+    output: tuple[bytes | memoryview, bytes | memoryview] | None = None
     """What it wrote to stdout and stderr."""
     extras: JobExtras | None = None

@@ -289,10 +289,10 @@ class Template:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.close(null)
-            capture = Capture(out, err, self._settings["output_limit"])
-            faulthandler.enable(2)
-            memory = memoryview(mmap.mmap(ring, RING_SIZE))
+            shared = Ring(memoryview(mmap.mmap(ring, RING_SIZE)))
             os.close(ring)
+            capture = Capture(out, err, self._settings["output_limit"], shared.marks)
+            faulthandler.enable(2)
             calls.connect(socket.socket(fileno=call))
             context.is_job = True
             assert self._function is not None
@@ -301,7 +301,7 @@ class Template:
                 self._scope,
                 socket.socket(fileno=jobs),
                 socket.socket(fileno=control),
-                Ring(memory),
+                shared,
                 capture,
             )
             running.listen_to_signals()

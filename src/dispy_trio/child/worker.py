@@ -25,6 +25,7 @@ import pickle
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import traceback
@@ -50,6 +51,7 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.ring import Ring
 from dispy_trio.child.scope import Scope, add_builtins
+from dispy_trio.child.stretch import join, size_of, write_parts
 
 __all__ = ["Worker"]
 
@@ -59,10 +61,12 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 INLINE = 64 * 1024
 """Bytes of a result that may go through the ring."""
-_TEXT = 32 * 1024
-"""Characters of a traceback or message; the middle of longer ones is cut out."""
+_WARNING = 30
+"""Of `logging`, which is not imported for it."""
+_LATE_TEXT = 8 * 1024
+"""Characters told at a time; each may become six bytes of JSON."""
 _INBOX = 256 * 1024
-_BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0, 0, 0)
+_BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0)
 _PLAIN = frozenset({type(None), bool, int, float, str})
 """What holds no buffers, and pickles in any case."""
 
@@ -143,6 +147,7 @@ class Worker:
                 self._one_job(*queue.popleft())
             self._jobs.sendall(_BELL)
             self._receive()
+            self._tell_late_lines()
 
     def _receive(self) -> None:
         """Wait for at least one batch."""
@@ -160,6 +165,20 @@ class Worker:
                 os._exit(0)
             self._buffer += self._inbox[:count]
             self._segments += descriptors
+
+    def _tell_late_lines(self) -> None:
+        """What was written while no job ran is for the node's log: its job has ended."""
+        stdout, stderr = self._capture.take()
+        if not stdout and not stderr:
+            return
+        late = {"stdout": join(stdout), "stderr": join(stderr)}
+        self._capture.release()
+        for name, written in late.items():
+            text = str(written, errors="backslashreplace")
+            for start in range(0, len(text), _LATE_TEXT):
+                told = f"wrote to {name} after its end: {text[start : start + _LATE_TEXT]}"
+                with contextlib.suppress(OSError):  # The node is about to end us.
+                    calls.call("log", {"level": _WARNING, "text": told})
 
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
         if not sequence:
@@ -337,18 +356,30 @@ class Worker:
     ) -> None:
         stdout, stderr = self._capture.take()
         end = time()
-        small = not buffers and len(result) + len(stdout) + len(stderr) <= INLINE
-        if small and self._ring.write(sequence, outcome, start, end, result, stdout, stderr):
-            return
+        if not stdout and not stderr:
+            small = not buffers and len(result) <= INLINE
+            if small and self._ring.write(sequence, outcome, start, end, result):
+                return
+        elif not buffers and len(result) + size_of(stdout) + size_of(stderr) <= INLINE:
+            out, err = join(stdout), join(stderr)
+            if self._ring.write(sequence, outcome, start, end, result, out, err):
+                self._capture.release()
+                return
         # Too large for the ring, or the ring is full of results that nobody has fetched yet.
-        pieces: list[memoryview | bytes] = [result, *buffers]
-        segment = parts.write_segment(pieces)
-        packed = b"".join([len(piece).to_bytes(8, "little") for piece in pieces])
-        frame = UP.pack(
-            WITH_SEGMENT, sequence, outcome, start, end, len(packed), len(stdout), len(stderr)
-        )
+        segment, sizes = write_parts([result, *buffers], (stdout, stderr), context.root)
+        self._announce(sequence, outcome, start, end, segment, sizes)
+        if stdout or stderr:
+            self._capture.release()
+
+    def _announce(
+        self, sequence: int, outcome: int, start: float, end: float, segment: int, sizes: list[int]
+    ) -> None:
+        """Tell the supervisor of a result in a segment, which it takes over."""
+        packed = struct.pack(f"<{len(sizes)}Q", *sizes)
+        frame = UP.pack(WITH_SEGMENT, sequence, outcome, start, end, len(packed)) + packed
         sent = socket.send_fds(self._jobs, [frame], [segment])
-        self._jobs.sendall((frame + packed + stdout + stderr)[sent:])
+        if sent < len(frame):
+            self._jobs.sendall(frame[sent:])
         os.close(segment)
 
 
@@ -396,17 +427,10 @@ def _dump(value: Any) -> tuple[bytes, list[memoryview]]:
 
 
 # --- ends other than a result ------------------------------------------------------------------
-def _shorten(text: str) -> str:
-    if len(text) <= _TEXT:
-        return text
-    half = _TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters cut out ...]\n{text[-half:]}"
-
-
 def _show(value: BaseException, how: Callable[[BaseException], str]) -> str:
     """`repr` or `str` of an exception, which is the user's own code, and may do anything."""
     try:
-        return _shorten(how(value))
+        return how(value)
     except BaseException as second:
         return f"{type(value).__qualname__} (which can't be shown: {type(second).__qualname__})"
 

@@ -101,6 +101,7 @@ class JobCluster(Generic[P, T]):
         connect_timeout: float | None = None,
         setup_timeout: float | None = None,
         live_output: bool = False,
+        max_output: int | str | None = None,
     ) -> None:
         """Pack the computation and start to reach nodes; does not wait for any.
 
@@ -139,6 +140,8 @@ class JobCluster(Generic[P, T]):
             connect_timeout: seconds to wait here for a first usable node; None does not wait.
             setup_timeout: seconds that setup may take on a node; None for no limit.
             live_output: show what jobs print while they run.
+            max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
+                the middle of longer ones is cut out, which a line in its place tells. None for all.
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
@@ -201,6 +204,7 @@ class JobCluster(Generic[P, T]):
                 dest_path=dest_path,
                 setup_timeout=setup_timeout,
                 live_output=live_output,
+                max_output=max_output,
             )
         except BaseException:
             if embedded is not None:

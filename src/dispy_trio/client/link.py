@@ -35,6 +35,8 @@ LAST_RETRY = 5.0
 SPARE_SEGMENTS = 4
 """Memory files kept for large arguments: fresh pages cost more than copying into old ones."""
 """Seconds between attempts to reach a node: doubled each time, up to this."""
+KEPT_OUTPUT = 1024 * 1024
+"""Bytes of output from which it stays in the memory that it came in, until it is looked at."""
 
 
 @define(eq=False)
@@ -196,12 +198,11 @@ class NodeLink:
             self._neighbour = message.process
             self._withdraw_offer()
         elif isinstance(message, messages.JobsFinished) and message.segments:
-            payloads: list[Any] = message.payloads
             for index, number in enumerate(message.numbers):
                 if number in message.segments:
                     descriptor, sizes = message.segments[number]
                     segment = open_segment(self._neighbour, descriptor)
-                    payloads[index] = split_parts(map_private(segment), sizes)
+                    _put_in(message, index, split_parts(map_private(segment), sizes))
                     os.close(segment)
             self.feed(e.MessageReceived(self.key, message))
         elif isinstance(message, messages.JobsFinished) and message.blobs:
@@ -230,11 +231,10 @@ class NodeLink:
             if any(blob not in self._received for blob, _ in message.blobs.values()):
                 still.append(message)
                 continue
-            payloads: list[Any] = message.payloads
             for index, number in enumerate(message.numbers):
                 if number in message.blobs:
                     blob, sizes = message.blobs[number]
-                    payloads[index] = split_parts(self._received.pop(blob), sizes)
+                    _put_in(message, index, split_parts(self._received.pop(blob), sizes))
             self.feed(e.MessageReceived(self.key, message))
         self._held = still
 
@@ -372,3 +372,19 @@ class NodeLink:
             return
         if not peer.attach_bulk(stream):
             await stream.aclose()
+
+
+def _put_in(message: messages.JobsFinished, index: int, parts: list[memoryview]) -> None:
+    """Give a result what came beside its message: its payload, unless that is there, and output."""
+    *payload, stdout, stderr = parts
+    payloads: list[Any] = message.payloads
+    if not payloads[index]:
+        payloads[index] = payload
+    if stdout or stderr:
+        outputs: dict[int, Any] = message.outputs
+        outputs[message.numbers[index]] = (_keep(stdout), _keep(stderr))
+
+
+def _keep(output: memoryview) -> bytes | memoryview:
+    """Little output is not to hold on to the memory of a large result."""
+    return output if len(output) > KEPT_OUTPUT else bytes(output)

@@ -369,6 +369,8 @@ class NodeMachine(Slots):
                 for result in report.results:
                     if result.segment is not None:
                         self._out.append(c.ReleaseSegment(result.segment))
+            elif isinstance(report, workers.WorkerDied) and report.segment is not None:
+                self._out.append(c.ReleaseSegment(report.segment))
             return
         match report:
             case workers.WorkerResults(worker=number, results=results):
@@ -436,10 +438,7 @@ class NodeMachine(Slots):
             if job.segment is not None:
                 self._out.append(c.ReleaseSegment(job.segment))
             if result.segment is not None:
-                record.segment = result.segment
-                record.sizes = result.sizes
-                record.blob = self._next_blob
-                self._next_blob += 1
+                self._attach(record, result.segment, result.sizes)
             del jobs[number]
             ended[number] = record
             fresh[number] = record
@@ -481,6 +480,11 @@ class NodeMachine(Slots):
             self._deliver(session, fresh)
         if computation.closing:
             self._check_drained(session, computation)
+
+    def _attach(self, record: EndedJob, segment: int, sizes: Sequence[int]) -> None:
+        record.segment = segment
+        record.sizes = sizes
+        record.blob = self.next_blob()
 
     def _recalled(
         self, session: Session, computation: Computation, worker: Worker, started: int
@@ -528,11 +532,11 @@ class NodeMachine(Slots):
                 victim,
                 outcome,
                 text,
-                start=report.start,
-                end=report.end,
-                output=(report.stdout, report.stderr),
+                died=report,
             )
-        elif not worker.ran and worker.state is not WorkerState.ENDING:
+        elif report.segment is not None:
+            self._out.append(c.ReleaseSegment(report.segment))
+        if victim is None and not worker.ran and worker.state is not WorkerState.ENDING:
             computation.stillborn += 1
             if computation.stillborn >= STILLBORN_LIMIT:
                 self._fail(
@@ -553,16 +557,22 @@ class NodeMachine(Slots):
         outcome: Outcome,
         text: str,
         *,
-        start: float = 0.0,
-        end: float = 0.0,
-        output: tuple[bytes, bytes] | None = None,
+        died: workers.WorkerDied | None = None,
     ) -> None:
-        """A job ends by something other than its own result."""
+        """A job ends by something other than its own result, maybe by the death of its worker."""
         session.jobs.pop(job.number, None)
         if job.segment is not None:
             self._out.append(c.ReleaseSegment(job.segment))
-        record = EndedJob(job.attempt, outcome, start, end, text.encode(), output)
-        if not session.closed:
+        record = EndedJob(job.attempt, outcome, 0.0, 0.0, text.encode())
+        if died is not None:
+            record.start, record.end = died.start, died.end
+            if died.segment is not None:
+                self._attach(record, died.segment, died.sizes)
+            elif died.stdout or died.stderr:
+                record.output = (died.stdout, died.stderr)
+        if session.closed:
+            self._release(record)
+        else:
             session.ended[job.number] = record
             self._deliver(session, {job.number: record})
 

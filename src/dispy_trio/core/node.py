@@ -38,6 +38,7 @@ from dispy_trio.core.sessions import (
 from dispy_trio.core.slots import POLL_SECONDS, STARTED_SECONDS, WORKER_BYTES, Slots
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
 
@@ -395,7 +396,7 @@ class NodeMachine(Slots):
                     outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
             elif outcome == Outcome.DIED:
                 # An isolated job: its process is not a worker.
-                result.payload += f", on node {self.name}, attempt {job.attempt}".encode()
+                result.payload += to_bytes(f", on node {self.name}, attempt {job.attempt}")
                 if job.cancelled:
                     outcome = Outcome.INTERRUPTED
                 elif job.timed_out:
@@ -533,7 +534,7 @@ class NodeMachine(Slots):
         session.jobs.pop(job.number, None)
         if job.segment is not None:
             self._out.append(c.ReleaseSegment(job.segment))
-        record = EndedJob(job.attempt, outcome, start, end, text.encode(), output)
+        record = EndedJob(job.attempt, outcome, start, end, to_bytes(text), output)
         if not session.closed:
             session.ended[job.number] = record
             self._deliver(session, {job.number: record})

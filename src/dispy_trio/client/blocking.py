@@ -38,6 +38,7 @@ from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
 from dispy_trio.models import JobExtras, JobFile, JobOptions, JobStatus
+from dispy_trio.texts import to_bytes
 
 if TYPE_CHECKING:
     import trio
@@ -299,7 +300,7 @@ class JobCluster(Generic[P, T]):
         ended = [job for job in left if not job.ended]
         for job in ended:
             job.status = JobStatus.Abandoned
-            job.reply = f"the cluster ended: {self._failure or 'closed'}".encode()
+            job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
             job.announce()
         if self._notifier is not None:
             self._notifier.ended(ended)

@@ -33,6 +33,7 @@ from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.core.placement import ComputationRecord, Placement, late_text
 from dispy_trio.models import Job, JobExtras, JobStatus, Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["ClusterEvent", "ClusterMachine", "ComputationRecord"]
 
@@ -540,7 +541,7 @@ class ClusterMachine(Placement):
             else:
                 move(job, JobStatus.Abandoned)
                 job.outcome = -1
-                job.reply = f"node {node.name} ({node.key}) was lost: {reason}".encode()
+                job.reply = to_bytes(f"node {node.name} ({node.key}) was lost: {reason}")
                 job.payload = None
                 node.abandoned[job.number] = job
                 abandoned.append(job)
@@ -641,7 +642,7 @@ class ClusterMachine(Placement):
             job = record.queue.popleft()
             if not has_ended(job):
                 move(job, status)
-                job.reply = reason.encode()
+                job.reply = to_bytes(reason)
                 job.payload = None
                 ended.append(job)
         if ended:
@@ -729,7 +730,7 @@ class ClusterMachine(Placement):
         else:
             move(job, JobStatus.Terminated)
             text = event.text or "the connection was lost again and again while it was sent"
-            job.outcome, job.reply = Outcome.REFUSED, text.encode()
+            job.outcome, job.reply = Outcome.REFUSED, to_bytes(text)
             job.payload = None
         self._out.append(c.AnnounceEnded([job]))
         if record.closing:

@@ -39,6 +39,7 @@ from dispy_trio.core.sessions import (
 from dispy_trio.core.slots import POLL_SECONDS, STARTED_SECONDS, WORKER_BYTES, Slots
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
 
@@ -425,7 +426,7 @@ class NodeMachine(Slots):
                     outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
             elif outcome == Outcome.DIED:
                 # An isolated job: its process is not a worker.
-                result.payload += f", on node {self.name}, attempt {job.attempt}".encode()
+                result.payload += to_bytes(f", on node {self.name}, attempt {job.attempt}")
                 if job.cancelled:
                     outcome = Outcome.INTERRUPTED
                 elif job.timed_out:
@@ -563,7 +564,7 @@ class NodeMachine(Slots):
         session.jobs.pop(job.number, None)
         if job.segment is not None:
             self._out.append(c.ReleaseSegment(job.segment))
-        record = EndedJob(job.attempt, outcome, 0.0, 0.0, text.encode())
+        record = EndedJob(job.attempt, outcome, 0.0, 0.0, to_bytes(text))
         if died is not None:
             record.start, record.end = died.start, died.end
             if died.segment is not None:

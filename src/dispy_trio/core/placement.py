@@ -31,6 +31,7 @@ from dispy_trio.core.aside import Aside, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.models import CONDITIONS_OF_MOST, Conditions, Job, JobStatus, Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["ComputationRecord", "Placement", "late_text"]
 
@@ -163,7 +164,7 @@ class Placement:
         ended = [job for job in jobs if not has_ended(job)]
         for job in ended:
             move(job, status)
-            job.reply = reason.encode()
+            job.reply = to_bytes(reason)
             job.payload = None
         record.waiting_aside -= len(ended)
         if ended:

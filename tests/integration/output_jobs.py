@@ -109,7 +109,7 @@ def by_everything(job: int, lines: int) -> None:
     script = f"for n in $(seq 0 {lines - 1}); do echo {job} shell $n; done"
     with subprocess.Popen(["sh", "-c", script]):
         for n in range(lines):
-            print(f"{job} print {n}")
+            print(f"{job} print {n}\n", end="")  # In one piece: others write meanwhile.
             os.write(1, b"%d write %d\n" % (job, n))
             libc.printf(b"%d printf %d\n", job, n)
             stdout_of_import.write(f"{job} old {n}\n")

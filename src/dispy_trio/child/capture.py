@@ -19,7 +19,7 @@ import sys
 from typing import TextIO
 
 from dispy_trio.child import stretch
-from dispy_trio.child.stretch import Pieces
+from dispy_trio.child.stretch import Written
 
 __all__ = ["Capture"]
 
@@ -30,9 +30,7 @@ _RELEASE = 1024 * 1024
 """Bytes after which what was taken is given back."""
 _PUNCH_HOLE = 3
 """``FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE``"""
-_UNBUFFERED = 2
-"""``_IONBF``"""
-_NOTHING: tuple[Pieces, Pieces] = ((), ())
+_NOTHING = (b"", b"")
 
 
 class _Stream:
@@ -66,21 +64,30 @@ class _Stream:
         marks[self._index] = self.end
         os.dup2(kept, number)
 
-    def put_back(self) -> None:
-        """Have the descriptor lead to the file again, and append to it."""
+    def written(self, length: int, limit: int) -> Written:
+        """What was written behind the mark.
+
+        Args:
+            length: of the file that the descriptor leads to now.
+            limit: as of `stretch.cut`.
+        """
+        self.end = os.lseek(self.kept, 0, os.SEEK_END)
+        if self.end != length:
+            self._put_back()
+        start: int = self._marks[self._index]
+        if self.end == start:
+            return b""
+        # A program that opens /dev/stdout anew, as shells do for `>`, empties the file.
+        if os.pread(self.kept, _HEAD, 0) != self._head:
+            self._emptied = True
+            start = 0
+        return stretch.cut(self.kept, start, self.end, limit)
+
+    def _put_back(self) -> None:
+        """Have the descriptor lead to the file, if it does not, and append to it."""
         if _identity(self.number) != self._file:
             os.dup2(self.kept, self.number)
         fcntl.fcntl(self.kept, fcntl.F_SETFL, os.O_APPEND)
-
-    def written(self, limit: int) -> Pieces:
-        """What was written behind the mark."""
-        self.end = os.lseek(self.kept, 0, os.SEEK_END)
-        start: int = self._marks[self._index]
-        if self.end == start:
-            return ()
-        # A program that opens /dev/stdout anew, as shells do for `>`, empties the file.
-        self._emptied = os.pread(self.kept, _HEAD, 0) != self._head
-        return stretch.cut(self.kept, 0 if self._emptied else start, self.end, limit)
 
     def move_mark(self) -> None:
         """What was read is safe elsewhere."""
@@ -121,13 +128,13 @@ class Capture:
                 encoding="utf-8",
                 errors="backslashreplace",
                 # What a child program writes comes in between where it belongs, and what was
-                # printed before a crash is not lost. The layer below has no buffer: `python -u`.
+                # printed before a crash is not lost. Neither the layer below nor C code has a
+                # buffer of its own: see `python -u`.
                 write_through=True,
             )
         sys.stdout, sys.stderr = self._texts
-        _unbuffer_c()
 
-    def take(self) -> tuple[Pieces, Pieces]:
+    def take(self) -> tuple[Written, Written]:
         """What was written since the last time; `release` when it is safe."""
         out, err = self._texts
         try:
@@ -136,16 +143,16 @@ class Capture:
         except ValueError:  # Detached from what lies below.
             self._restore()
         try:
-            if (
-                os.lseek(1, 0, os.SEEK_END) == self._out.end
-                and os.lseek(2, 0, os.SEEK_END) == self._err.end
-            ):
-                return _NOTHING
+            first = os.lseek(1, 0, os.SEEK_END)
         except OSError:
-            pass  # Closed, or no file: put back below.
-        self._out.put_back()
-        self._err.put_back()
-        return self._out.written(self._limit), self._err.written(self._limit)
+            first = -1  # Closed, or no file.
+        try:
+            second = os.lseek(2, 0, os.SEEK_END)
+        except OSError:
+            second = -1
+        if first == self._out.end and second == self._err.end:
+            return _NOTHING
+        return self._out.written(first, self._limit), self._err.written(second, self._limit)
 
     def release(self) -> None:
         """What was taken is safe."""
@@ -188,11 +195,3 @@ def _punch(descriptor: int, start: int, length: int) -> None:
     libc = ctypes.CDLL(None)
     fallocate = getattr(libc, "fallocate64", None) or libc.fallocate
     fallocate(descriptor, _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(length))
-
-
-def _unbuffer_c() -> None:
-    """What C code prints goes to the descriptors at once, too."""
-    libc = ctypes.CDLL(None)
-    for name in ("stdout", "stderr"):
-        stream = ctypes.c_void_p.in_dll(libc, name)
-        libc.setvbuf(stream, None, _UNBUFFERED, ctypes.c_size_t(0))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dispy_trio.child.parts import padded
 
-__all__ = ["SHORT", "Pieces", "Stretch", "cut", "join", "new_file", "size_of", "write_parts"]
+__all__ = ["SHORT", "Stretch", "Written", "cut", "join", "new_file", "size_of", "write_parts"]
 
 SHORT = 64 * 1024
 """Bytes up to which a stretch is simply read."""
@@ -25,11 +25,11 @@ class Stretch(NamedTuple):
     size: int
 
 
-Pieces = Sequence[bytes | Stretch]
-"""One text, piece by piece."""
+Written = bytes | Sequence[bytes | Stretch]
+"""What was written to one stream: the bytes themselves when it is short, else piece by piece."""
 
 
-def cut(descriptor: int, start: int, end: int, limit: int) -> Pieces:
+def cut(descriptor: int, start: int, end: int, limit: int) -> Written:
     """The bytes of a file from `start` to `end`; without the middle when they are more than `limit`.
 
     Args:
@@ -37,29 +37,30 @@ def cut(descriptor: int, start: int, end: int, limit: int) -> Pieces:
     """
     size = end - start
     if size <= 0:
-        return ()
+        return b""
     if not limit or size <= limit:
-        return (_piece(descriptor, start, size),)
+        if size <= SHORT:
+            return os.pread(descriptor, size, start)
+        return (Stretch(descriptor, start, size),)
     half = limit // 2
     mark = b"\n[... %d bytes cut out: max_output is %d ...]\n" % (size - 2 * half, limit)
-    return (_piece(descriptor, start, half), mark, _piece(descriptor, end - half, half))
+    pieces = (Stretch(descriptor, start, half), mark, Stretch(descriptor, end - half, half))
+    return pieces if limit > SHORT else join(pieces)
 
 
-def _piece(descriptor: int, offset: int, size: int) -> bytes | Stretch:
-    if size <= SHORT:
-        return os.pread(descriptor, size, offset)
-    return Stretch(descriptor, offset, size)
+def size_of(written: Written) -> int:
+    """Bytes of all of it."""
+    if isinstance(written, bytes):
+        return len(written)
+    return sum(piece.size if isinstance(piece, Stretch) else len(piece) for piece in written)
 
 
-def size_of(pieces: Pieces) -> int:
-    """Bytes of them all."""
-    return sum(piece.size if isinstance(piece, Stretch) else len(piece) for piece in pieces)
-
-
-def join(pieces: Pieces) -> bytes:
-    """The bytes of them all; for few."""
+def join(written: Written) -> bytes:
+    """All of it in memory."""
+    if isinstance(written, bytes):
+        return written
     return b"".join(
-        os.pread(p.descriptor, p.size, p.offset) if isinstance(p, Stretch) else p for p in pieces
+        os.pread(p.descriptor, p.size, p.offset) if isinstance(p, Stretch) else p for p in written
     )
 
 
@@ -77,7 +78,7 @@ def new_file(directory: str, name: str, flags: int = 0) -> int:
 
 
 def write_parts(
-    pieces: Sequence[memoryview | bytes], outputs: Sequence[Pieces], directory: str
+    pieces: Sequence[memoryview | bytes], outputs: Sequence[Written], directory: str
 ) -> tuple[int, list[int]]:
     """A new segment of the pieces, a part each, and of the outputs behind them; and all their sizes.
 
@@ -111,12 +112,12 @@ def _write(segment: int, views: Sequence[memoryview | bytes], offset: int) -> in
     return offset
 
 
-def _copy(pieces: Pieces, segment: int, offset: int) -> int:
+def _copy(written: Written, segment: int, offset: int) -> int:
     """Copy them to a file, from `offset` on; where they end.
 
     A file that somebody shortens meanwhile is filled up with zeros: lengths were told before.
     """
-    for piece in pieces:
+    for piece in (written,) if isinstance(written, bytes) else written:
         if not isinstance(piece, Stretch):
             offset = _write(segment, [piece], offset)
             continue

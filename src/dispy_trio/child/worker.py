@@ -51,7 +51,7 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.ring import Ring
 from dispy_trio.child.scope import Scope, add_builtins
-from dispy_trio.child.stretch import join, size_of, write_parts
+from dispy_trio.child.stretch import join, write_parts
 
 __all__ = ["Worker"]
 
@@ -356,14 +356,11 @@ class Worker:
     ) -> None:
         stdout, stderr = self._capture.take()
         end = time()
-        if not stdout and not stderr:
-            small = not buffers and len(result) <= INLINE
-            if small and self._ring.write(sequence, outcome, start, end, result):
-                return
-        elif not buffers and len(result) + size_of(stdout) + size_of(stderr) <= INLINE:
-            out, err = join(stdout), join(stderr)
-            if self._ring.write(sequence, outcome, start, end, result, out, err):
-                self._capture.release()
+        if not buffers and isinstance(stdout, bytes) and isinstance(stderr, bytes):
+            small = len(result) + len(stdout) + len(stderr) <= INLINE
+            if small and self._ring.write(sequence, outcome, start, end, result, stdout, stderr):
+                if stdout or stderr:
+                    self._capture.release()
                 return
         # Too large for the ring, or the ring is full of results that nobody has fetched yet.
         segment, sizes = write_parts([result, *buffers], (stdout, stderr), context.root)

@@ -39,7 +39,7 @@ from dispy_trio.child.parts import write_segment
 from dispy_trio.child.ring import RING_SIZE, Ring, RingError
 from dispy_trio.child.stretch import (
     SHORT,
-    Pieces,
+    Written,
     cut,
     join,
     new_file,
@@ -585,7 +585,7 @@ class ProcessTemplate:
         else:
             self._nursery.start_soon(self._bury_with_output, worker, died, (out, err))
 
-    def _left_in(self, worker: _Worker, index: int) -> Pieces:
+    def _left_in(self, worker: _Worker, index: int) -> Written:
         """What the last job has written to one of its streams."""
         descriptor = (worker.stdout, worker.stderr)[index]
         size = os.fstat(descriptor).st_size
@@ -595,7 +595,7 @@ class ProcessTemplate:
         return cut(descriptor, start, size, self._settings.output_limit)
 
     async def _bury_with_output(
-        self, worker: _Worker, died: seams.WorkerDied, outputs: tuple[Pieces, Pieces]
+        self, worker: _Worker, died: seams.WorkerDied, outputs: tuple[Written, Written]
     ) -> None:
         """The same when what it wrote is long: it is not copied on the loop."""
         with trio.CancelScope(shield=True):

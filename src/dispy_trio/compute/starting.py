@@ -48,7 +48,7 @@ def start_template_process() -> TemplateProcess:
                 sys.executable,
                 # Not the directory we happen to be in: its files may be called like modules.
                 "-P",
-                # Without buffers: what a job prints belongs to that job.
+                # No buffers, in Python nor in C: what a job prints belongs to that job.
                 "-u",
                 "-c",
                 _START,

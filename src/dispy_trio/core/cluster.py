@@ -313,7 +313,7 @@ class ClusterMachine(Placement):
             or record.terminating
         ):
             return False
-        delay = options.retry_delay * 2**extras.tries
+        delay = options.retry_delay * 2.0 ** min(extras.tries, 60)
         extras.tries += 1
         try_again(job)
         record.waiting_aside += 1

@@ -23,7 +23,7 @@ from dispy_trio.protocol.codec import decode, encode
         {"resources": {str(number): 1 for number in range(100)}},
         {"max_jobs_per_worker": 2**62},
         {"memory_limit": 2**62},
-        {"priority": 2**70},
+        {"priority": 2**62},
         {"priority": -(2**31), "retries": 10**6, "retry_delay": 0, "deadline": math.inf},
     ],
 )
@@ -43,6 +43,7 @@ def test_the_most_that_may_be_asked_for_travels(options: Any) -> None:
         ({"retry_delay": math.nan}, "retry_delay is nan"),
         ({"cpus": 1_000_001}, "cpus is 1000001; it can't be more than 1000000"),
         ({"gpus": 2**70}, "gpus is"),
+        ({"priority": 2**70}, "priority is"),
         ({"max_jobs_per_worker": 2**70}, "max_jobs_per_worker is"),
         ({"memory_limit": 2**63}, "memory_limit is"),
         ({"memory_limit": "9999999999T"}, "memory_limit is"),

@@ -11,8 +11,12 @@ from typing import Annotated, Any, NamedTuple
 from attrs import define, field, frozen
 from msgspec import Meta
 
+from dispy_trio.texts import NAME_LIMIT
+
 __all__ = [
     "CONDITIONS_OF_MOST",
+    "MOST_RESOURCES",
+    "MOST_SLOTS",
     "Conditions",
     "Job",
     "JobExtras",
@@ -26,7 +30,9 @@ __all__ = [
 
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 """A duration: no timer breaks by it."""
-Slots = Annotated[int, Meta(ge=0, le=1_000_000)]
+MOST_SLOTS = 1_000_000
+MOST_RESOURCES = 100
+Slots = Annotated[int, Meta(ge=0, le=MOST_SLOTS)]
 
 
 class JobStatus(IntEnum):
@@ -70,12 +76,12 @@ class Conditions:
 
     timeout: Seconds = 0.0
     """Seconds that one try may run; 0 for no limit."""
-    cpus: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    cpus: Annotated[int, Meta(ge=1, le=MOST_SLOTS)] = 1
     """Slots it takes."""
     gpus: Slots = 0
     resources: Annotated[
-        dict[Annotated[str, Meta(max_length=250)], Annotated[int, Meta(ge=0, le=2**62)]],
-        Meta(max_length=100),
+        dict[Annotated[str, Meta(max_length=NAME_LIMIT)], Annotated[int, Meta(ge=0, le=2**62)]],
+        Meta(max_length=MOST_RESOURCES),
     ] = field(factory=dict)
     """Amounts of named resources it takes."""
     isolated: bool = False

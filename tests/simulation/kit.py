@@ -66,9 +66,14 @@ class ScriptedTemplate:
                     await worker.wake.wait()
                 job = worker.queue[0]
                 worker.started = job.sequence
-                payload = job.payload
-                assert payload is not None
-                (value,), _ = pickle.loads(payload)
+                try:
+                    (value,), _ = pickle.loads(job.payload or b"")
+                except Exception as exc:
+                    worker.queue.popleft()
+                    text = f"{type(exc).__name__}: {exc}".encode()
+                    refused = seams.WorkerResult(job.sequence, Outcome.REFUSED, 1.0, 1.0, text)
+                    self.report(seams.WorkerResults(worker.number, [refused]))
+                    continue
                 self.spawner.history.append((trio.current_time(), "run", value))
                 start = trio.current_time()
                 await trio.sleep(rng.choice([0.0001, 0.01, 0.5]))

@@ -391,7 +391,11 @@ class Engine:
         except (DispyError, OSError) as exc:
             log.warning("node %s: a job's file was not taken: %s", link.key, exc)
             text = str(exc) or type(exc).__name__
-        link.send(messages.FileAnswer(offered.request, text[:1000]))
+        except Exception as exc:
+            # What one job offers is no reason to end the cluster.
+            log.error("node %s: a job's file was not taken", link.key, exc_info=exc)
+            text = f"{type(exc).__name__}: {exc}"
+        link.send(messages.FileAnswer(offered.request, text))
 
     # --- what users do with nodes --------------------------------------------------------------
     def find_nodes(self, node: Any) -> list[str]:

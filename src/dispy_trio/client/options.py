@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from attrs import evolve
 
-from dispy_trio.models import Conditions, JobOptions
+from dispy_trio.models import MOST_RESOURCES, MOST_SLOTS, Conditions, JobOptions
+from dispy_trio.texts import NAME_LIMIT, readable
 
 __all__ = ["Isolation", "Options", "make_options", "parse_size"]
 
 Isolation = Literal["worker", "job"]
 
-_MOST = 2**31 - 1
-"""Of what is counted: what travels has to fit."""
-_MOST_BYTES = 2**62
+_MOST = 2**62
+N = TypeVar("N", int, float)
+
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 
@@ -25,20 +27,18 @@ def parse_size(value: int | str, parameter: str) -> int:
 
     Raises:
         TypeError: it is neither; names the parameter.
-        ValueError: it is no such text, or negative, or beyond all memories; names the parameter.
+        ValueError: it is no such text, or negative; names the parameter.
     """
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+)\s*([kKmMgGtT]?)[bB]?", value.strip())
         if found is None:
             raise ValueError(f"{parameter} is {value!r}; it has to be like 500M or 2G")
-        value = int(found[1]) * _UNITS[found[2].lower()]
+        return _at_most(int(found[1]) * _UNITS[found[2].lower()], parameter, _MOST)
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{parameter} is a number of bytes, not {type(value).__name__}")
     if value < 0:
         raise ValueError(f"{parameter} is {value}; it can't be negative")
-    if value > _MOST_BYTES:
-        raise ValueError(f"{parameter} is more than {_MOST_BYTES} bytes")
-    return value
+    return _at_most(value, parameter, _MOST)
 
 
 def _number(value: Any, parameter: str, least: float) -> float:
@@ -46,19 +46,26 @@ def _number(value: Any, parameter: str, least: float) -> float:
         raise TypeError(f"{parameter} is a number, not {type(value).__name__}")
     if not value >= least:
         raise ValueError(f"{parameter} is {value}; it has to be at least {least:g}")
-    if value > _MOST:
-        raise ValueError(f"{parameter} is at most {_MOST}; leave it out for no limit")
-    return float(value)
+    return math.inf if value == math.inf else float(_at_most(value, parameter, 10**9))
 
 
-def _count(value: Any, parameter: str, least: int) -> int:
+def _count(value: Any, parameter: str, least: int, most: int = _MOST) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{parameter} is an int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{parameter} is {value}; it has to be at least {least}")
-    if value > _MOST:
-        raise ValueError(f"{parameter} is more than {_MOST}")
+    return _at_most(value, parameter, most)
+
+
+def _at_most(value: N, parameter: str, most: int) -> N:
+    if value > most:
+        raise ValueError(f"{parameter} is {value}; it can't be more than {most}")
     return value
+
+
+def _timeout(value: Any) -> float:
+    seconds = _number(value, "timeout", 0.001)
+    return 0.0 if seconds == math.inf else seconds
 
 
 class Options(TypedDict, total=False):
@@ -112,6 +119,13 @@ def make_options(old: JobOptions, **given: Unpack[Options]) -> JobOptions:
 def _resources(value: Any) -> dict[str, int]:
     if not isinstance(value, Mapping):
         raise TypeError(f"resources is a dict, not {type(value).__name__}")
+    for name in value:
+        if len(str(name)) > NAME_LIMIT or readable(str(name)) != str(name):
+            raise ValueError(f"resources: {str(name)[:NAME_LIMIT]!r} is no name of a resource")
+    if len(value) > MOST_RESOURCES:
+        raise ValueError(
+            f"resources has {len(value)} names; it can't be more than {MOST_RESOURCES}"
+        )
     return {str(name): _count(amount, f"resources[{name!r}]", 0) for name, amount in value.items()}
 
 
@@ -123,13 +137,13 @@ def _is_isolated(value: Any) -> bool:
 
 _Change = Callable[[Any], tuple[type, dict[str, Any]]]
 _CHANGES: dict[str, _Change] = {
-    "timeout": lambda v: (Conditions, {"timeout": _number(v, "timeout", 0.001)}),
+    "timeout": lambda v: (Conditions, {"timeout": _timeout(v)}),
     "deadline": lambda v: (JobOptions, {"deadline": _number(v, "deadline", 0.001)}),
     "retries": lambda v: (JobOptions, {"retries": _count(v, "retries", 0)}),
     "retry_delay": lambda v: (JobOptions, {"retry_delay": _number(v, "retry_delay", 0)}),
     "priority": lambda v: (JobOptions, {"priority": _count(v, "priority", -(2**31))}),
-    "cpus": lambda v: (Conditions, {"cpus": _count(v, "cpus", 1)}),
-    "gpus": lambda v: (Conditions, {"gpus": _count(v, "gpus", 0)}),
+    "cpus": lambda v: (Conditions, {"cpus": _count(v, "cpus", 1, MOST_SLOTS)}),
+    "gpus": lambda v: (Conditions, {"gpus": _count(v, "gpus", 0, MOST_SLOTS)}),
     "resources": lambda v: (Conditions, {"resources": _resources(v)}),
     "isolation": lambda v: (Conditions, {"isolated": _is_isolated(v)}),
     "max_jobs_per_worker": lambda v: (

@@ -14,6 +14,7 @@ import logging
 import math
 import select
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -349,6 +350,8 @@ class Peer:
                     await self._control.aclose()
                 if self._bulk is not None:
                     await self._bulk.aclose()
+        if failure is not None:
+            _clear_frames(failure)
         failure = self._failure or failure
         # Once we have said goodbye it does not matter how the connection ends.
         if failure is not None and not self._closing:
@@ -666,6 +669,14 @@ class Peer:
             len(self._blobs),
             trio.current_time() - self._last_heard,
         )
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Blobs of any size hang on the frames of a traceback: they are not to wait for the collector
+    of garbage, which a node seldom calls."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _first(group: BaseExceptionGroup[DispyError]) -> DispyError:

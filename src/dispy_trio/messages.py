@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from dispy_trio.models import Conditions
+from dispy_trio.models import Conditions, SlotHolder
 
 __all__ = [
     "BULK_THRESHOLD",
@@ -98,11 +98,14 @@ class SessionState:
     computations: list[int]
     resources: dict[str, int] = field(factory=dict)
     """Amounts of what jobs may ask for beside slots; GPUs under ``gpus``."""
+    forgotten: bool = False
+    """It was here before and was forgotten while it was away: what it had here has ended, and what
+    is not listed may have run."""
 
 
 @frozen
 class NodeStatus:
-    """What is free on the node's machine, for who watches it."""
+    """What is free on the node and its machine, for who watches it."""
 
     cpu: float
     """Percent of all processors together that is idle."""
@@ -112,6 +115,8 @@ class NodeStatus:
     """Bytes, where computations have their files."""
     swap: float
     """Percent that is free."""
+    holders: list[SlotHolder] = field(factory=list)
+    """Other clients that take slots, those that are away first; the first few of them."""
 
 
 @frozen

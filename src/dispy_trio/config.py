@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from attrs import field, frozen
 
@@ -81,6 +82,8 @@ class NodeSettings:
     pulse_interval: float = PULSE_INTERVAL
     zombie_interval: float = 3600.0
     """Seconds after which a client without contact and without running jobs is forgotten; 0: never."""
+    zombie_jobs: Literal["run", "end"] = "run"
+    """What becomes of a client's running jobs then: they run on, or end with it."""
     secret: str = ""
     """The secret itself, instead of a file; dispy's way."""
     certfile: Path | None = None

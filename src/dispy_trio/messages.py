@@ -18,7 +18,7 @@ from typing import Annotated
 from attrs import field, frozen
 from msgspec import Meta
 
-from dispy_trio.models import Conditions, Outcome, Seconds, Slots
+from dispy_trio.models import Conditions, Outcome, Seconds, SlotHolder, Slots
 from dispy_trio.texts import (
     NAME_LIMIT,
     NOTE_LIMIT,
@@ -132,11 +132,14 @@ class SessionState:
     """Amounts of what jobs may ask for beside slots; GPUs under ``gpus``."""
     more: bool = False
     """Another of these follows, with further numbers."""
+    forgotten: bool = False
+    """It was here before and was forgotten while it was away: what it had here has ended, and what
+    is not listed may have run."""
 
 
 @frozen
 class NodeStatus:
-    """What is free on the node's machine, for who watches it."""
+    """What is free on the node and its machine, for who watches it."""
 
     cpu: Percent
     """Percent of all processors together that is idle."""
@@ -146,6 +149,8 @@ class NodeStatus:
     """Bytes, where computations have their files."""
     swap: Percent
     """Percent that is free."""
+    holders: list[SlotHolder] = field(factory=list)
+    """Other clients that take slots, those that are away first; the first few of them."""
 
 
 @frozen

@@ -25,6 +25,7 @@ __all__ = [
     "JobStatus",
     "Outcome",
     "Seconds",
+    "SlotHolder",
     "Slots",
 ]
 
@@ -117,6 +118,29 @@ class JobFile(NamedTuple):
     """Path at the client."""
     target: str
     """Relative path on the node."""
+
+
+@frozen
+class SlotHolder:
+    """A client that takes slots of a node."""
+
+    client: Annotated[str, Meta(max_length=NAME_LIMIT)]
+    """``host:port``"""
+    slots: Slots
+    away: Seconds | None
+    """Seconds since its connection ended; None while it is there."""
+
+    def __str__(self) -> str:
+        slots = f"{self.slots} slot" + ("" if self.slots == 1 else "s")
+        away = "" if self.away is None else f", away for {_spell(self.away)}"
+        return f"{self.client} ({slots}{away})"
+
+
+def _spell(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @define(eq=False)

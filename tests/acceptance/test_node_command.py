@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -332,6 +333,53 @@ with dispy.JobCluster(abs, nodes=[sys.argv[1]]) as cluster:
     node.ask("start", "cpus: 1\r\n")
     assert world.read_line(client) == "7\n"
     node.ask("exit", "the node ends when its computations are closed")
+    assert node.process.wait(LIMIT) == 0
+
+
+def test_slots_that_a_dead_client_left_taken_are_shown_and_can_be_freed(
+    world: World, start_on_terminal: StartOnTerminal
+) -> None:
+    node = start_on_terminal("--host", "127.0.0.2", "--cpus", "1")
+    address = node.read_until('type "help"').partition("listening on ")[2].split()[0]
+    script = """
+import contextlib, io, sys, time
+import dispy_trio as dispy
+def work(seconds):
+    print("runs", flush=True)
+    time.sleep(seconds)
+with dispy.JobCluster(work, nodes=[sys.argv[1]], pulse_interval=1, live_output=True) as cluster:
+    job = cluster.submit(float(sys.argv[2]))
+    shown = False
+    while not job.wait(0.1):
+        if not shown and any(node.slot_holders for node in cluster.status().nodes):
+            with contextlib.redirect_stdout(io.StringIO()) as table:
+                cluster.print_status()
+            shown = [line for line in table.getvalue().splitlines() if "held" in line]
+            print(*shown, flush=True)
+"""
+    program = world.write("program.py", script)
+    first = world.start(sys.executable, program, address, "1000")
+    assert "runs" in world.read_line(first)
+    first.kill()
+    first.wait()
+
+    second = world.start(sys.executable, program, address, "0")
+    assert second.stderr is not None
+    said = second.stderr.readline()
+    assert f"node {address}: jobs wait, because all its slots are held by jobs of" in said
+    client = re.search(r"(127\.0\.0\.\d:\d+) \(1 slot, away for ", said)
+    assert client is not None
+    assert f"'release {client[1]}'" in said
+    held = f"Slots of {address} held by others: {client[1]} (1 slot, away for "
+    assert held in world.read_line(second)
+
+    shown = node.ask("status", f"release {client[1]}\r\n")
+    assert f"jobs run on for {client[1]} (1 slot, away for " in shown
+    assert "jobs run on" in node.ask("release", f"release {client[1]}\r\n")
+    node.ask(f"release {client[1]}", "forgot 1 client")
+    out, _ = second.communicate(timeout=LIMIT)
+    assert "runs" in out
+    node.ask("quit", "the node ends now")
     assert node.process.wait(LIMIT) == 0
 
 

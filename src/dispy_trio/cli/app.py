@@ -185,6 +185,12 @@ def node(
             metavar="MINUTES", help="Forget a client that is away so long; at least 1, 0: never."
         ),
     ] = 60,
+    zombie_jobs: Annotated[
+        str,
+        typer.Option(
+            metavar="run|end", help="What jobs of such a client do: run to their end, or end then."
+        ),
+    ] = "run",
     msg_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time that a client has to answer a job.")
     ] = 10,

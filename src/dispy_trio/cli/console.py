@@ -26,7 +26,9 @@ exit      end the node when the computations that are open are closed
 stop      take no new jobs
 start     take jobs again
 cpus [N]  show or set the jobs that run at a time; -N leaves N processors free
-release   forget clients that are away and have nothing running
+release [CLIENT|all]
+          forget clients that are away and have nothing running; or this client,
+          or all that are away, and end their jobs
 status    show what the node does (so does anything else)
 Ctrl-D    leave the console; the node goes on"""
 
@@ -65,11 +67,20 @@ class Commands:
             case ["cpus", count]:
                 return self._set_cpus_to(count)
             case ["release"]:
-                return f"forgot {_count(self.control.release(), 'client')}"
+                return self._release("")
+            case ["release", client]:
+                return self._release(client)
             case ["help" | "?"]:
                 return HELP
             case _:
                 return format_report(self.control.report(), self.describe_hours())
+
+    def _release(self, client: str) -> str:
+        try:
+            forgot = f"forgot {_count(self.control.release(client), 'client')}"
+        except LocalError as exc:
+            return str(exc)
+        return "\n".join([forgot, *_absent_holders(self.control.report())])
 
     def _set_cpus_to(self, count: str) -> str:
         try:
@@ -94,8 +105,18 @@ def format_report(report: NodeReport, hours: str = "") -> str:
         *([hours] if hours else []),
         f"clients: {', '.join(report.clients) or 'none'}",
         f"computations: {', '.join(report.computations) or 'none'}",
+        *_absent_holders(report),
     ]
     return "\n".join(lines)
+
+
+def _absent_holders(report: NodeReport) -> list[str]:
+    """A line for each client that is away while its jobs run."""
+    return [
+        f"jobs run on for {holder}; to end them: release {holder.client}"
+        for holder in report.holders
+        if holder.away is not None
+    ]
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 from attrs import field, frozen
@@ -120,6 +120,15 @@ def number(allowed: str, fits: Callable[[float], bool]) -> Reader[float]:
     return read
 
 
+def one_of(*allowed: str) -> Reader[str]:
+    def read(value: object) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be {' or '.join(allowed)}, not {value!r}")
+        return str(value)
+
+    return read
+
+
 def size(value: object) -> str:
     given = str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
     parse_size(given)
@@ -175,6 +184,7 @@ class NodeOptions:
     max_file_size: str = "0"
     zombie_interval: float = 60.0
     """Minutes."""
+    zombie_jobs: Literal["run", "end"] = "run"
     msg_timeout: float = 10.0
     """Seconds."""
     service_start: str | None = None
@@ -211,6 +221,7 @@ _READERS: dict[str, Reader[Any]] = {
     "init": existing,
     "max_file_size": size,
     "zombie_interval": number("0, or at least 1 minute", lambda n: n == 0 or n >= 1),
+    "zombie_jobs": one_of("run", "end"),
     "msg_timeout": number("more than 0 seconds", lambda n: n > 0),
     "service_start": time_of_day,
     "service_stop": time_of_day,
@@ -332,6 +343,7 @@ def settings_of(options: NodeOptions) -> NodeSettings:
         init=options.init,
         max_file_size=parse_size(options.max_file_size),
         zombie_interval=60.0 * options.zombie_interval,
+        zombie_jobs=options.zombie_jobs,
         message_timeout=options.msg_timeout,
         client_shutdown=options.client_shutdown,
         force_cleanup=options.force_cleanup,

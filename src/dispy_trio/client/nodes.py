@@ -16,6 +16,7 @@ from attrs import define, frozen
 from dispy_trio import config
 from dispy_trio.core.nodes import NodeRecord, NodeState
 from dispy_trio.messages import NodeStatus
+from dispy_trio.models import SlotHolder
 
 __all__ = [
     "ClusterStatus",
@@ -395,6 +396,12 @@ class DispyNode:
     def avail_info(self) -> DispyNodeAvailInfo | None:
         """What is free on its machine, as it told last."""
         return _avail_info(self._now().status)
+
+    @property
+    def slot_holders(self) -> list[SlotHolder]:
+        """Other clients that take slots of it, as it told last, those that are away first."""
+        status = self._now().status
+        return [] if status is None else status.holders
 
     def __repr__(self) -> str:
         return f"<DispyNode {self.address} ({self.name})>"

@@ -35,6 +35,9 @@ def status_lines(status: ClusterStatus, wall_time: float) -> Iterator[str]:
             _size(node.rx),
         )
     yield ""
+    for node in status.nodes:
+        if holders := node.slot_holders:
+            yield f"Slots of {node.address} held by others: {', '.join(map(str, holders))}"
     yield f"Jobs pending: {status.jobs_pending}"
     speedup = total / wall_time if wall_time else 0.0
     yield (

@@ -193,6 +193,7 @@ class ClusterMachine(Placement):
             case messages.NodeStatus():
                 node.status = message
                 self._out.append(c.AnnounceStatus(key, message))
+                self._tell_of_holders(node, message.holders)
             case messages.JobProvisional() | messages.JobProgress() | messages.JobOutput():
                 self._heard_of(node, message)
             case _:
@@ -353,6 +354,9 @@ class ClusterMachine(Placement):
         known = self.nodes.get(event.node)
         if known is not None and known.incarnation != event.incarnation:
             self._lose(known, f"node {event.node} was restarted")
+            known = None
+        elif known is not None and event.state.forgotten:
+            self._lose(known, f"node {event.node} has forgotten us while we were away")
             known = None
         if known is None:
             old = self.nodes.get(event.node)

@@ -26,6 +26,7 @@ __all__ = [
     "CloseComplete",
     "CloseTemplate",
     "ClusterCommand",
+    "ForgetClient",
     "InterruptJob",
     "KillWorker",
     "LingerAtSession",
@@ -159,7 +160,6 @@ class AnnounceFailed:
 class AnnounceWaiting:
     """Jobs wait for something that may not come by itself; the text says for what."""
 
-    computation: int
     text: str
 
 
@@ -356,8 +356,17 @@ class ReleaseSegment:
     segment: int
 
 
+@frozen(eq=False, repr=False)
+class ForgetClient:
+    """Nobody waits for this client any more: say so, and remove what came for it."""
+
+    session: str
+    text: str
+
+
 NodeCommand = (
-    Send
+    ForgetClient
+    | Send
     | OpenTemplate
     | CloseTemplate
     | StartWorker

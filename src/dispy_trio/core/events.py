@@ -36,6 +36,7 @@ __all__ = [
     "SessionClosed",
     "SessionConnected",
     "SessionDisconnected",
+    "SessionReleased",
     "SlotsSet",
     "TemplateClosed",
     "TerminateRequested",
@@ -222,6 +223,13 @@ class SessionDisconnected:
 @frozen(eq=False, repr=False)
 class SessionClosed:
     """It said goodbye: whatever is left of it can go."""
+
+    session: str
+
+
+@frozen(eq=False, repr=False)
+class SessionReleased:
+    """Whoever runs the node does not wait for this client to come back."""
 
     session: str
 

@@ -7,6 +7,11 @@ Results stay in the session until the client acknowledged them. When the client 
 and a client that comes back with the same session is sent all of them again; whoever receives a
 result twice drops it by number and attempt.
 
+What an absent client's jobs take stays taken until they end: long ones are what one comes back for.
+After `zombie_seconds` away, and as long without a job that ended, a client with nothing left to run
+is forgotten; where the node is to end what absent clients run, so is one with jobs. A client that
+comes back after that is told, so that it does not take what is gone for what has never run.
+
 The cancel ladder of a running job: SIGINT at once, SIGTERM after 5 s, SIGKILL after 7 s, each to
 the process group of that very job. Before the first rung what waits behind the job in its worker
 is recalled, so that no other job suffers.
@@ -38,7 +43,7 @@ from dispy_trio.core.sessions import (
 )
 from dispy_trio.core.slots import POLL_SECONDS, STARTED_SECONDS, WORKER_BYTES, Slots
 from dispy_trio.errors import IllegalMove
-from dispy_trio.models import Outcome
+from dispy_trio.models import Outcome, SlotHolder
 from dispy_trio.texts import to_bytes
 
 __all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
@@ -47,6 +52,10 @@ TERM_AFTER = 5.0
 KILL_AFTER = 7.0
 LIVE_SECONDS = 0.2
 """How often what a job writes is sent while it runs, to who wants that."""
+HOLDERS_TOLD = 32
+"""Clients that take slots, of which others are told."""
+FORGOTTEN_KEPT = 4096
+"""Clients that were forgotten, to be recognised should they come back."""
 STILLBORN_LIMIT = 3
 """Workers of a computation that may die in a row before any ran a job."""
 
@@ -65,6 +74,7 @@ NodeMachineEvent = (
     | e.SessionConnected
     | e.SessionDisconnected
     | e.SessionClosed
+    | e.SessionReleased
     | e.MessageReceived
     | e.BulkJobReceived
     | e.BundleReceived
@@ -85,6 +95,12 @@ class NodeMachine(Slots):
     sessions: dict[str, Session] = field(factory=dict)
     jobs_done: int = 0
     leaving: e.LeaveRequested | None = None
+    zombie_seconds: float = 0.0
+    """After which a client that is away is forgotten; 0 for never."""
+    ends_zombie_jobs: bool = False
+    """Also one whose jobs still run."""
+    _forgotten: dict[str, None] = field(factory=dict)
+    """Sessions that were, the oldest first."""
     _next_blob: int = 1
 
     # --- the door ------------------------------------------------------------------------------
@@ -115,7 +131,11 @@ class NodeMachine(Slots):
                 self._connected(key, peer)
             case e.SessionDisconnected(session=key):
                 if (session := self.sessions.get(key)) is not None:
-                    session.connected = False
+                    self._went_away(session)
+            case e.SessionReleased(session=key):
+                session = self.sessions.get(key)
+                if session is not None and not (session.connected or session.closed):
+                    self._forget(session, "was released")
             case e.SessionClosed(session=key):
                 if (session := self.sessions.get(key)) is not None:
                     self._end_session(session)
@@ -194,7 +214,12 @@ class NodeMachine(Slots):
         session = self.sessions.get(key)
         if session is None:
             session = self.sessions[key] = Session(key, peer)
+        if session.closed or key in self._forgotten:
+            self._forgotten.pop(key, None)
+            session.closed = False
+            session.forgotten = True
         session.connected = True
+        session.away_since = None
         session.peer = peer
         self._send(
             session,
@@ -205,6 +230,7 @@ class NodeMachine(Slots):
                 numbers=[*session.jobs, *session.ended],
                 computations=list(session.computations),
                 resources=self.resources,
+                forgotten=session.forgotten,
             ),
         )
         for computation in session.computations.values():
@@ -222,6 +248,56 @@ class NodeMachine(Slots):
             self._close(session, computation, terminate=True)
         if not session.computations:
             del self.sessions[session.key]
+
+    # --- clients that are away -----------------------------------------------------------------
+    def holders(self, but: str, *, now: float) -> list[SlotHolder]:
+        """Who takes slots, those that are away first, the longest first.
+
+        Args:
+            but: a session to leave out.
+            now: the time.
+        """
+        found = [
+            SlotHolder(
+                session.peer,
+                session.held,
+                None if session.away_since is None else now - session.away_since,
+            )
+            for session in self.sessions.values()
+            if session.key != but and session.held
+        ]
+        found.sort(key=lambda holder: (holder.away is None, -(holder.away or 0.0)))
+        return found[:HOLDERS_TOLD]
+
+    def _went_away(self, session: Session) -> None:
+        session.connected = False
+        session.away_since = session.kept_since = self._now
+        self._is_overdue(session)
+
+    def _is_overdue(self, session: Session) -> bool:
+        """Has it been away for too long? If not, it is looked at again in time."""
+        if session.away_since is None or session.closed or not self.zombie_seconds:
+            return False
+        since = session.away_since
+        if not session.jobs:
+            # Results, too, are kept for as long as one waits for a client.
+            since = max(since, session.kept_since)
+        elif not self.ends_zombie_jobs:
+            since = self._now
+        if self._now - since >= self.zombie_seconds:
+            return True
+        self._arm(since + self.zombie_seconds - self._now)
+        return False
+
+    def _forget(self, session: Session, why: str) -> None:
+        ran = f", and the {len(session.jobs)} jobs that it has here" if session.jobs else ""
+        self._out.append(
+            c.ForgetClient(session.key, f"client {session.peer} {why}; its computations end{ran}")
+        )
+        self._forgotten[session.key] = None
+        if len(self._forgotten) > FORGOTTEN_KEPT:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._end_session(session)
 
     # --- messages ------------------------------------------------------------------------------
     def _send(self, session: Session, message: messages.Message) -> None:
@@ -284,7 +360,10 @@ class NodeMachine(Slots):
 
     def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
         number = message.computation
-        if number in session.computations:
+        session.forgotten = False
+        if (old := session.computations.get(number)) is not None:
+            if old.state is Loading.CLOSING:
+                old.successor = (message, bundle)
             return
         options = message.options
         computation = Computation(
@@ -578,7 +657,9 @@ class NodeMachine(Slots):
             self._deliver(session, {job.number: record})
 
     def _deliver(self, session: Session, ended: dict[int, EndedJob]) -> None:
-        if not session.connected or not ended:
+        if not session.connected:
+            session.kept_since = self._now
+            self._is_overdue(session)
             return
         small: list[tuple[int, EndedJob]] = []
         size = 0
@@ -620,6 +701,9 @@ class NodeMachine(Slots):
     def _poll(self) -> None:
         """Look at the workers: results they hold back, jobs to report, ladders to climb."""
         self._poll_at = math.inf
+        for session in [s for s in self.sessions.values() if not s.connected]:
+            if self._is_overdue(session):
+                self._forget(session, f"stayed away for {self.zombie_seconds / 60:g} min")
         for session in self.sessions.values():
             started: list[c.StartedJob] = []
             for computation in session.computations.values():
@@ -832,7 +916,10 @@ class NodeMachine(Slots):
         session = self.sessions.get(key)
         if session is None:
             return
-        session.computations.pop(number, None)
+        closed = session.computations.pop(number, None)
+        if closed is not None and closed.successor is not None and not session.closed:
+            self._open(session, *closed.successor)
+            return
         self._send(session, messages.ComputationClosed(number))
         if session.closed and not session.computations:
             del self.sessions[key]

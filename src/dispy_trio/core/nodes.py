@@ -84,6 +84,8 @@ class NodeRecord:
     """What is free on its machine, as it told last."""
     error: str | None = None
     """Why it can't run the computation."""
+    told_of: frozenset[str] = frozenset()
+    """The absent clients that hold all its slots, of which the user knows."""
 
     def __attrs_post_init__(self) -> None:
         self.count_slots()

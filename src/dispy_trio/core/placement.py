@@ -30,7 +30,14 @@ from dispy_trio.core import commands as c
 from dispy_trio.core.aside import Aside, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
-from dispy_trio.models import CONDITIONS_OF_MOST, Conditions, Job, JobStatus, Outcome
+from dispy_trio.models import (
+    CONDITIONS_OF_MOST,
+    Conditions,
+    Job,
+    JobStatus,
+    Outcome,
+    SlotHolder,
+)
 from dispy_trio.texts import to_bytes
 
 __all__ = ["ComputationRecord", "Placement", "late_text"]
@@ -216,7 +223,6 @@ class Placement:
         has = "has not so much" if extras.pinned else "has so much"
         self._out.append(
             c.AnnounceWaiting(
-                record.number,
                 f"jobs that ask for {asked} wait: {where} {has} ({there or 'none is connected'});"
                 " they start when one has; cancel them if none ever will",
             )
@@ -227,6 +233,29 @@ class Placement:
         for record in self.computations.values():
             for job in record.aside.unpark():
                 self._set_aside(record, job, counted=True)
+
+    def _tell_of_holders(self, node: NodeRecord, holders: Sequence[SlotHolder]) -> None:
+        """When absent clients hold all slots of a node and our jobs wait, say so once."""
+        away = [holder for holder in holders if holder.away is not None]
+        if not node.offered or sum(holder.slots for holder in away) < node.offered:
+            node.told_of = frozenset()
+            return
+        owners = frozenset(holder.client for holder in away)
+        waits = node.outstanding or any(
+            record.queue or record.waiting_aside for record in self.computations.values()
+        )
+        if owners <= node.told_of or not waits:
+            return
+        node.told_of = owners
+        shown = ", ".join(map(str, away[:NODES_SHOWN]))
+        self._out.append(
+            c.AnnounceWaiting(
+                f"node {node.key}: jobs wait, because all its slots are held by jobs of clients that"
+                f" are away: {shown}. They run to their end; to end them, type"
+                f" 'release {away[0].client}' at the node's console, or start the node with"
+                " --zombie-jobs end"
+            )
+        )
 
     # --- who is given what ---------------------------------------------------------------------
     def _dispatch(self, now: float) -> None:

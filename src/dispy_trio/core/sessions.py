@@ -9,9 +9,11 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
+from typing import Any
 
 from attrs import define, field
 
+from dispy_trio import messages
 from dispy_trio.core import workers
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Conditions
@@ -136,6 +138,8 @@ class Computation:
     limit: int = 0
     """Slots it may take; 0 for all."""
     live_output: bool = False
+    successor: tuple[messages.OpenComputation, Any] | None = None
+    """To be opened, with its bundle, when this one is closed."""
 
     @property
     def held(self) -> int:
@@ -177,9 +181,20 @@ class Session:
     peer: str
     connected: bool = True
     closed: bool = False
-    """It said goodbye."""
+    """It said goodbye, or was forgotten."""
+    away_since: float | None = None
+    """When its connection ended; None while it is there."""
+    kept_since: float = 0.0
+    """When the last of its jobs ended that nobody was there to hear of."""
+    forgotten: bool = False
+    """It came back after it was forgotten, and has opened nothing since."""
     jobs: dict[int, NodeJob] = field(factory=dict)
     """Waiting or running, by number."""
     ended: dict[int, EndedJob] = field(factory=dict)
     """Ended and not acknowledged, by number."""
     computations: dict[int, Computation] = field(factory=dict)
+
+    @property
+    def held(self) -> int:
+        """Slots its computations take up."""
+        return sum(computation.held for computation in self.computations.values())

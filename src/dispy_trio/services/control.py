@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import define, frozen
+from attrs import define, field, frozen
+
+from dispy_trio.models import SlotHolder
 
 __all__ = ["NodeControl", "NodeReport"]
 
@@ -28,6 +30,8 @@ class NodeReport:
     computations: list[str]
     """Their names."""
     stopping: bool
+    holders: list[SlotHolder] = field(factory=list)
+    """Clients that take slots, those that are away first."""
 
 
 @define(eq=False)
@@ -52,6 +56,11 @@ class NodeControl:
     """Take no new clients, and end the node when the computations that are open are closed."""
     quit: Callable[[], None]
     """End the node now, and all that runs on it."""
-    release: Callable[[], int]
-    """Forget clients that are away and have nothing running; returns how many."""
+    release: Callable[[str], int]
+    """Forget clients that are away; returns how many. Empty for all that have nothing running,
+    ``all`` for all, or a client's address, with or without its port: their jobs end then.
+
+    Raises:
+        LocalError: no such client is away.
+    """
     report: Callable[[], NodeReport]

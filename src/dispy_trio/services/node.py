@@ -1,8 +1,8 @@
 """A node: runs the jobs of its clients. This is its wiring; what it decides is `core.node`.
 
-Three nested nurseries, outermost first: *services* (the machine's timer, forgetting clients that
-stay away), *work* (one task per connection, one per template), *accepting* (the listener). To stop
-is to cancel *accepting*, close the templates, and leave.
+Three nested nurseries, outermost first: *services* (the machine's timer), *work* (one task per
+connection, one per template), *accepting* (the listener). To stop is to cancel *accepting*, close
+the templates, and leave.
 """
 
 from __future__ import annotations
@@ -180,6 +180,9 @@ class NodeService:
                 self.work.start_soon(self._open_template, command)
             case c.CloseTemplate(session=session, computation=number, release=release):
                 self.work.start_soon(self._close_template, (session, number), release)
+            case c.ForgetClient(session=session, text=text):
+                log.warning("%s", text)
+                self.work.start_soon(self._release_unused_places, session)
             case c.NodeFinished():
                 self.end()
             case c.ReleaseSegment(segment=segment):
@@ -222,7 +225,7 @@ class NodeService:
 
     def _client_host(self, session: str) -> str:
         known = self.machine.sessions.get(session)
-        return known.peer.rpartition(":")[0].strip("[]") if known is not None else "127.0.0.1"
+        return _host_of(known.peer) if known is not None else "127.0.0.1"
 
     def _template_settings(
         self, directory: str, session: str, options: messages.ComputationOptions
@@ -302,6 +305,12 @@ class NodeService:
     async def _release_place(self, key: Key, *, keep: bool) -> None:
         if (directory := self.places.release(key, keep=keep)) is not None:
             await self.outside.store.remove_directory(directory)
+
+    async def _release_unused_places(self, session: str) -> None:
+        """Remove files that came for computations that never did."""
+        for key in self.places.of_session(session):
+            if key not in self._computations:
+                await self._release_place(key, keep=False)
 
     # --- what jobs ask -------------------------------------------------------------------------
     async def _answer(self, key: Key, call: seams.WorkerCall) -> None:
@@ -477,7 +486,7 @@ class NodeService:
                 nonlocal watching
                 watching.cancel()
                 watching = trio.CancelScope()
-                nursery.start_soon(self._report_status, peer, message, watching)
+                nursery.start_soon(self._report_status, session, peer, message, watching)
 
             try:
                 await peer.run(
@@ -495,16 +504,13 @@ class NodeService:
         self._drop_incoming(session)
         if reason is None:
             self.host.feed(e.SessionClosed(session))
-            for key in self.places.of_session(session):
-                if key not in self._computations:
-                    # Files came, but the computation never did.
-                    await self._release_place(key, keep=False)
+            await self._release_unused_places(session)
         else:
             log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
     async def _report_status(
-        self, peer: Peer, watch: messages.WatchNode, scope: trio.CancelScope
+        self, session: str, peer: Peer, watch: messages.WatchNode, scope: trio.CancelScope
     ) -> None:
         """Tell a client what is free here, as often as it wants to know."""
         seconds = FIRST_LOOK if watch.now else None
@@ -513,7 +519,9 @@ class NodeService:
                 await trio.sleep(watch.interval)
             while True:
                 try:
-                    peer.send_nowait(await self.outside.read_status(seconds))
+                    status = await self.outside.read_status(seconds)
+                    holders = self.machine.holders(session, now=trio.current_time())
+                    peer.send_nowait(evolve(status, holders=holders))
                 except OSError as exc:
                     # A disk that is gone for a moment, say: the jobs do not need this.
                     log.warning("can't tell what is free on this machine: %s", exc)
@@ -611,21 +619,6 @@ class NodeService:
                 os.close(segment)
 
     # --- life ----------------------------------------------------------------------------------
-    async def forget_absent_clients(self) -> None:
-        """Drop sessions that stayed away for `zombie_interval` and have nothing running."""
-        gone_since: dict[str, float] = {}
-        if not self.settings.zombie_interval:
-            return
-        while True:
-            await trio.sleep(max(1.0, self.settings.zombie_interval / 10))
-            now = trio.current_time()
-            for key, session in list(self.machine.sessions.items()):
-                if session.connected or session.jobs:
-                    gone_since.pop(key, None)
-                elif now - gone_since.setdefault(key, now) >= self.settings.zombie_interval:
-                    log.warning("client %s stayed away; its computations end", session.peer)
-                    self.host.feed(e.SessionClosed(key))
-
     async def stop(self) -> None:
         """Say goodbye to the clients and kill what runs."""
         for peer in list(self._peers.values()):
@@ -666,11 +659,20 @@ class NodeService:
         self.host.feed(e.SlotsSet(0))
         self.host.feed(e.LeaveRequested(computations=False))
 
-    def _release_absent(self) -> int:
-        absent = [k for k, s in self.machine.sessions.items() if not s.connected and not s.jobs]
-        for key in absent:
-            self.host.feed(e.SessionClosed(key))
-        return len(absent)
+    def _release_absent(self, client: str) -> int:
+        absent = [s for s in self.machine.sessions.values() if not (s.connected or s.closed)]
+        if not client:
+            meant = [s for s in absent if not s.jobs]
+        elif client == "all":
+            meant = absent
+        else:
+            meant = [s for s in absent if client in (s.peer, _host_of(s.peer))]
+            if not meant:
+                peers = ", ".join(s.peer for s in absent)
+                raise LocalError(f"no client {client} is away; away: {peers or 'none'}")
+        for session in meant:
+            self.host.feed(e.SessionReleased(session.key))
+        return len(meant)
 
     def _report(self, address: str) -> NodeReport:
         machine = self.machine
@@ -688,6 +690,7 @@ class NodeService:
                 for computation in session.computations.values()
             ],
             stopping=machine.leaving is not None,
+            holders=machine.holders("", now=trio.current_time()),
         )
 
 
@@ -725,6 +728,10 @@ def _send_instead(peer: Peer, message: messages.Message, reason: str) -> None:
             log.error("the end of job %d can't be sent to %s: %s", number, peer.name, exc)
 
 
+def _host_of(peer: str) -> str:
+    return peer.rpartition(":")[0].strip("[]")
+
+
 async def run_node(
     settings: NodeSettings,
     outside: Outside,
@@ -755,6 +762,8 @@ async def run_node(
         slots=slots,
         resources=resources,
         slot_threads=max(1, outside.processors // slots),
+        zombie_seconds=settings.zombie_interval,
+        ends_zombie_jobs=settings.zombie_jobs == "end",
     )
     incarnation = outside.draw_token(32)
     async with trio.open_nursery() as services, trio.open_nursery() as work:
@@ -773,7 +782,6 @@ async def run_node(
             slots,
         )
         services.start_soon(service.host.run_timer, e.Tick())
-        services.start_soon(service.forget_absent_clients)
         outside.spawner.prepare()
         task_status.started(service.control(host, port))
         try:

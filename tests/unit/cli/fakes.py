@@ -37,9 +37,14 @@ class FakeNode:
             drain=lambda: note("drain"),
             leave=lambda: note("leave"),
             quit=lambda: note("quit"),
-            release=lambda: 2,
+            release=self.release,
             report=lambda: self.report,
         )
+
+    def release(self, client: str) -> int:
+        if client and client != "all":
+            raise LocalError(f"no client {client} is away; away: none")
+        return 2
 
     def set_cpus(self, count: int) -> int:
         if count > self.report.available:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 import trio
 import trio.testing
+from attrs import evolve
 
 from dispy_trio.cli import console
 from dispy_trio.cli.console import HELP, Commands, is_foreground, run_console
+from dispy_trio.models import SlotHolder
 
 from .fakes import FakeNode
 
@@ -56,6 +58,21 @@ def test_there_are_two_ways_to_end(node: FakeNode, commands: Commands) -> None:
 
 def test_clients_that_are_away_can_be_forgotten(commands: Commands) -> None:
     assert commands.answer("release") == "forgot 2 clients"
+    assert commands.answer("release all") == "forgot 2 clients"
+    assert commands.answer("release 10.0.0.9") == "no client 10.0.0.9 is away; away: none"
+
+
+def test_jobs_that_run_on_for_absent_clients_are_shown_with_the_way_to_end_them(
+    node: FakeNode, commands: Commands
+) -> None:
+    holders = [SlotHolder("10.0.0.7:4000", 2, 720.0), SlotHolder("10.0.0.8:4000", 1, None)]
+    node.report = evolve(node.report, holders=holders)
+    line = (
+        "jobs run on for 10.0.0.7:4000 (2 slots, away for 12 min);"
+        " to end them: release 10.0.0.7:4000"
+    )
+    assert commands.answer("release").splitlines() == ["forgot 2 clients", line]
+    assert commands.answer("status").splitlines()[-1] == line
 
 
 def test_help_names_every_command(commands: Commands) -> None:

@@ -6,11 +6,13 @@ opaque payloads.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
 import signal
 import socket
+import stat
 import struct
 import time
 from collections import deque
@@ -55,8 +57,8 @@ __all__ = ["ProcessSpawner"]
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
 _SOCKET_BUFFER = 2 * 1024 * 1024
-_INLINE = 4096
-"""Bytes of a result that is not worth a segment: it only found the ring full."""
+_INLINE = 64 * 1024
+"""Bytes of a result that is not worth a segment, nor its descriptor: it only found the ring full."""
 _LIVE_PIECE = 512 * 1024
 """Bytes of each stream that are told at a time while a job runs."""
 CLOSE_GRACE = 2.0
@@ -322,7 +324,7 @@ class ProcessTemplate:
                 # Look again: what a bell announces, and what was completed before a segment, may
                 # have gone into the ring only after it was read.
                 results += self._take_segments(worker)
-        except (RingError, struct.error) as exc:
+        except (OSError, RingError, struct.error) as exc:
             self._break(worker, str(exc))
         if results:
             # The ring and the socket keep their own order each; a worker runs by sequence.
@@ -681,13 +683,24 @@ def _receive_one(sock: socket.socket, limit: int) -> tuple[bytes, list[int]]:
         return b"", []
 
 
+def _room_in(descriptor: int) -> int:
+    """Bytes of a file that a worker sent; none when it is nothing to be read or mapped."""
+    usable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    status = os.fstat(descriptor)
+    return status.st_size if usable and stat.S_ISREG(status.st_mode) else 0
+
+
 def _read_all(descriptors: list[int]) -> bytes:
-    """The content of the memory files that came with a message."""
-    data = b""
+    """The content of the files that came with a message."""
+    pieces: list[bytes] = []
     for descriptor in descriptors:
-        data += os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        offset, end = 0, _room_in(descriptor)
+        # The kernel hands over no more than 2 GiB at a time.
+        while offset < end and (piece := os.pread(descriptor, end - offset, offset)):
+            pieces.append(piece)
+            offset += len(piece)
         os.close(descriptor)
-    return data
+    return b"".join(pieces)
 
 
 def _is_not_arguments(attribute: attrs.Attribute[Any], _value: object) -> bool:
@@ -705,11 +718,11 @@ def _put_in(result: WorkerResult, segment: int, sizes: tuple[int, ...]) -> None:
     Raises:
         RingError: the sizes are not those of a segment.
     """
-    result.segment, result.sizes = segment, sizes
-    room = os.fstat(segment).st_size
+    room = _room_in(segment)
     if len(sizes) < 3 or sum(size + (-size % 64) for size in sizes) > room:
         os.close(segment)
         raise RingError(f"a segment of {room} bytes is announced with parts of {list(sizes)[:9]}")
+    result.segment, result.sizes = segment, sizes
     if len(sizes) > 3 or sizes[0] > _INLINE:
         return
     # Small by itself: what is told of its end is put behind it.

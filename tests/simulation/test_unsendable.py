@@ -194,7 +194,7 @@ def test_a_node_may_know_any_number_of_jobs() -> None:
     assert cancelled == many
 
 
-@pytest.mark.parametrize(("lasts", "least", "most"), [(0.01, 115, 130), (10.0, 55, 60)])
+@pytest.mark.parametrize(("lasts", "least", "most"), [(0.01, 115, 130), (10.0, 57, 64)])
 def test_a_node_that_breaks_each_session_is_dialled_less_and_less(
     lasts: float, least: int, most: int
 ) -> None:

@@ -411,7 +411,7 @@ def test_a_full_outbox_ends_the_session(attached: bool) -> None:
             message = JobOutput(1, 0, b"x" * 1_000_000, b"")
             for _ in range(OUTBOX_LIMIT // 1_000_000 - 1):
                 client.peer.send_nowait(message)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.sleep(PULSE + 1)
             assert not client.ended.is_set()
             for _ in range(3):
                 client.peer.send_nowait(message)
@@ -420,6 +420,23 @@ def test_a_full_outbox_ends_the_session(attached: bool) -> None:
             assert str(client.error) == "node 10.0.0.2 reads too slowly: its outbox is full"
             client.peer.send_nowait(message)  # Of no effect, and no error: the owner was told.
             network.heal(CLIENT_HOST, NODE_HOST)
+
+    run(main, seeds=1)
+
+
+def test_what_piles_up_while_it_is_taken_is_sent() -> None:
+    """As all the results of a client that was away for long."""
+
+    async def main(network: MemoryNetwork) -> None:
+        async with open_session(network) as (client, node):
+            message = JobOutput(1, 0, b"x" * 1_000_000, b"")
+            for _ in range(2 * OUTBOX_LIMIT // 1_000_000):
+                client.peer.send_nowait(message)
+            await trio.sleep(2 * PULSE)
+            assert len(node.received) == 2 * OUTBOX_LIMIT // 1_000_000
+            assert client.peer.statistics().outbox_bytes == 0
+            client.peer.close("done")
+        assert (client.error, node.error) == (None, None)
 
     run(main, seeds=1)
 

@@ -4,8 +4,10 @@ Who owns what: `Peer.run` holds one reader and one writer per connection and the
 nursery. Whatever goes wrong with either connection ends the session, as a whole and at once; it is
 for the owner to dial again.
 
-The outbox is bounded: a peer that lets more than `OUTBOX_LIMIT` bytes pile up is ended as too slow,
-and what was not sent is settled at the next contact, as after any lost connection.
+The outbox is bounded: a peer that lets more than `OUTBOX_LIMIT` bytes pile up, and takes nothing of
+them for a pulse, is ended as too slow, and what was not sent is settled at the next contact, as after
+any lost connection. More than that alone is no reason: all the results that wait for a client which
+comes back are sent to it at once.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ log = logging.getLogger("dispy_trio")
 HANDSHAKE_TIMEOUT = 5.0
 OUTBOX_LIMIT = 64 * 1024 * 1024
 READ_SIZE = 256 * 1024
+WRITE_SIZE = 1024 * 1024
 MISSED_PULSES = 3
 BULK_GRACE = 1.0
 LEAD_PAUSE = 0.002
@@ -164,6 +167,8 @@ class Peer:
     """Called with a message that no receiver would take, and why; the session goes on without it."""
     _outbox: deque[memoryview] = field(factory=deque)
     _outbox_bytes: int = 0
+    _last_taken: float = -math.inf
+    """When some of it was written."""
     _writing: bool = False
     _wake_writer: trio.Event = field(factory=trio.Event)
     _bulk: ByteStream | None = None
@@ -236,10 +241,13 @@ class Peer:
                 return
             if not frame:
                 return
+            self._last_taken = trio.current_time()
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
         self._wake_writer.set()
-        if self._outbox_bytes > OUTBOX_LIMIT:
+        if self._outbox_bytes > OUTBOX_LIMIT and (
+            trio.current_time() - self._last_taken > self.pulse_interval
+        ):
             self.fail(OutboxFull(f"{self.name} reads too slowly: its outbox is full"))
 
     def try_send(self, message: Message) -> bool:
@@ -524,15 +532,19 @@ class Peer:
         while True:
             while self._outbox:
                 # Everything that waits goes out in one piece.
-                batch = b"".join(self._outbox) if len(self._outbox) > 1 else self._outbox[0]
+                whole = b"".join(self._outbox) if len(self._outbox) > 1 else self._outbox[0]
+                batch = memoryview(whole)
                 # In this order: `try_send` looks from another thread.
                 self._writing = True
                 self._outbox.clear()
                 try:
-                    await self._control.send_all(batch)
+                    while batch:
+                        await self._control.send_all(batch[:WRITE_SIZE])
+                        self._outbox_bytes -= len(batch[:WRITE_SIZE])
+                        self._last_taken = trio.current_time()
+                        batch = batch[WRITE_SIZE:]
                 finally:
                     self._writing = False
-                self._outbox_bytes = sum(len(frame) for frame in self._outbox)
             if self._closing:
                 self._scope.cancel()
             self._wake_writer = trio.Event()

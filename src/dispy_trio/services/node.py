@@ -49,6 +49,8 @@ CLEANUP_SECONDS = 60.0
 """That a cleanup function may take, when no limit was set for setup."""
 FIRST_LOOK = 0.1
 """Seconds to watch the processors for the first status."""
+LEAST_INTERVAL = 0.1
+"""Seconds between two statuses for one client."""
 
 
 def slots_of(cpus: int, available: int) -> int:
@@ -467,9 +469,13 @@ class NodeService:
         self.host.feed(e.SessionConnected(session, stream.peer))
         reason: DispyError | None = None
         async with trio.open_nursery() as nursery:
+            reporting = trio.CancelScope()
 
             def watch(message: messages.WatchNode) -> None:
-                nursery.start_soon(self._report_status, session, peer, message)
+                nonlocal reporting
+                reporting.cancel()
+                reporting = trio.CancelScope()
+                nursery.start_soon(self._report_status, session, peer, message, reporting)
 
             try:
                 await peer.run(
@@ -492,17 +498,27 @@ class NodeService:
             log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
-    async def _report_status(self, session: str, peer: Peer, watch: messages.WatchNode) -> None:
-        """Tell a client what is free here, as often as it wants to know."""
-        seconds = FIRST_LOOK if watch.now else None
-        if not watch.now:
-            await trio.sleep(watch.interval)
-        while True:
+    async def _report_status(
+        self, session: str, peer: Peer, watch: messages.WatchNode, scope: trio.CancelScope
+    ) -> None:
+        """Tell a client what is free here, as often as it wants to know, and who holds slots."""
+        interval = max(LEAST_INTERVAL, watch.interval)
+        with scope:
+            if watch.now:
+                await self._send_status(session, peer, FIRST_LOOK)
+            while True:
+                await trio.sleep(interval)
+                await self._send_status(session, peer, None)
+
+    async def _send_status(self, session: str, peer: Peer, seconds: float | None) -> None:
+        try:
             status = await self.outside.read_status(seconds)
-            holders = self.machine.holders(session, now=trio.current_time())
-            peer.send_nowait(evolve(status, holders=holders))
-            seconds = None
-            await trio.sleep(max(0.1, watch.interval))
+        except (OSError, RuntimeError) as exc:
+            # No descriptor or no thread to be had now: the next one may be.
+            log.info("no status for %s this time: %s", peer.name, exc)
+            return
+        holders = self.machine.holders(session, now=trio.current_time())
+        peer.send_nowait(evolve(status, holders=holders))
 
     def _on_message(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.client.engine import Doors, Engine, open_engine
@@ -76,7 +76,7 @@ class ScriptedTemplate:
                     continue
                 self.spawner.history.append((trio.current_time(), "run", value))
                 start = trio.current_time()
-                await trio.sleep(rng.choice([0.0001, 0.01, 0.5]))
+                await trio.sleep(rng.choice(self.spawner.durations))
                 if rng.random() < self.spawner.death_rate:
                     break
                 worker.queue.popleft()
@@ -149,6 +149,7 @@ class ScriptedSpawner:
     rng: random.Random
     history: list[tuple[float, str, Any]]
     death_rate: float = 0.0
+    durations: Sequence[float] = (0.0001, 0.01, 0.5)
 
     async def open_template(
         self,
@@ -209,6 +210,10 @@ class Simulation:
     death_rate: float = 0.0
     reentrant: bool = False
     slots: int = 2
+    durations: Sequence[float] = (0.0001, 0.01, 0.5)
+    """Of jobs, in seconds."""
+    settings: NodeSettings = field(factory=lambda: NodeSettings(pulse_interval=1.0))
+    """Of the nodes, but for their names and addresses."""
     network: MemoryNetwork = field(init=False)
     rng: random.Random = field(init=False)
     history: list[tuple[float, str, Any]] = field(factory=list)
@@ -232,7 +237,10 @@ class Simulation:
         outside = Outside(
             net=self.network.host(name),
             spawner=ScriptedSpawner(
-                random.Random(f"{self.seed} {life}"), self.history, self.death_rate
+                random.Random(f"{self.seed} {life}"),
+                self.history,
+                self.death_rate,
+                self.durations,
             ),
             store=NoDirectories(Path("/nowhere")),
             secret=SECRET,
@@ -240,7 +248,7 @@ class Simulation:
             draw_token=seeded_tokens(self.seed, life),
             read_status=read_status,
         )
-        settings = NodeSettings(host=name, port=PORT, name=name, pulse_interval=1.0)
+        settings = evolve(self.settings, host=name, port=PORT, name=name)
         with trio.CancelScope() as scope:
             self.scopes[name] = scope
             try:

@@ -284,10 +284,11 @@ class NodeMachine(Slots):
             since = max(since, session.kept_since)
         elif not self.ends_zombie_jobs:
             since = self._now
-        if self._now - since >= self.zombie_seconds:
-            return True
-        self._arm(since + self.zombie_seconds - self._now)
-        return False
+        due = since + self.zombie_seconds
+        if self._now < due:
+            # Not as a delay: rounded, it may come a little too soon, again and again.
+            self._poll_at = min(self._poll_at, due)
+        return self._now >= due
 
     def _forget(self, session: Session, why: str) -> None:
         ran = f", and the {len(session.jobs)} jobs that it has here" if session.jobs else ""

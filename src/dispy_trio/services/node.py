@@ -52,6 +52,8 @@ CLEANUP_SECONDS = 60.0
 """That a cleanup function may take, when no limit was set for setup."""
 FIRST_LOOK = 0.1
 """Seconds to watch the processors for the first status."""
+LEAST_INTERVAL = 0.1
+"""Seconds between two statuses for one client."""
 
 
 def slots_of(cpus: int, available: int) -> int:
@@ -479,14 +481,14 @@ class NodeService:
         self._peers[session] = peer
         self.host.feed(e.SessionConnected(session, stream.peer))
         reason: DispyError | None = None
-        watching = trio.CancelScope()
         async with trio.open_nursery() as nursery:
+            reporting = trio.CancelScope()
 
             def watch(message: messages.WatchNode) -> None:
-                nonlocal watching
-                watching.cancel()
-                watching = trio.CancelScope()
-                nursery.start_soon(self._report_status, session, peer, message, watching)
+                nonlocal reporting
+                reporting.cancel()
+                reporting = trio.CancelScope()
+                nursery.start_soon(self._report_status, session, peer, message, reporting)
 
             try:
                 await peer.run(
@@ -512,21 +514,24 @@ class NodeService:
     async def _report_status(
         self, session: str, peer: Peer, watch: messages.WatchNode, scope: trio.CancelScope
     ) -> None:
-        """Tell a client what is free here, as often as it wants to know."""
-        seconds = FIRST_LOOK if watch.now else None
+        """Tell a client what is free here, as often as it wants to know, and who holds slots."""
+        interval = max(LEAST_INTERVAL, watch.interval)
         with scope:
-            if not watch.now:
-                await trio.sleep(watch.interval)
+            if watch.now:
+                await self._send_status(session, peer, FIRST_LOOK)
             while True:
-                try:
-                    status = await self.outside.read_status(seconds)
-                    holders = self.machine.holders(session, now=trio.current_time())
-                    peer.send_nowait(evolve(status, holders=holders))
-                except OSError as exc:
-                    # A disk that is gone for a moment, say: the jobs do not need this.
-                    log.warning("can't tell what is free on this machine: %s", exc)
-                seconds = None
-                await trio.sleep(max(0.1, watch.interval))
+                await trio.sleep(interval)
+                await self._send_status(session, peer, None)
+
+    async def _send_status(self, session: str, peer: Peer, seconds: float | None) -> None:
+        try:
+            status = await self.outside.read_status(seconds)
+        except (OSError, RuntimeError) as exc:
+            # No descriptor or no thread to be had now: the next one may be.
+            log.info("no status for %s this time: %s", peer.name, exc)
+            return
+        holders = self.machine.holders(session, now=trio.current_time())
+        peer.send_nowait(evolve(status, holders=holders))
 
     def _on_message(
         self,

@@ -232,50 +232,6 @@ async def test_who_waits_for_a_removal_is_nobody(
     assert content_of(place.jobs[1], "file") == b"content"
 
 
-@define(eq=False)
-class Heartbeat:
-    """Beats every millisecond, as long as nobody keeps the loop."""
-
-    beats: int = 0
-
-    async def run(self) -> None:
-        while True:
-            await trio.sleep(0.001)
-            self.beats += 1
-
-
-async def test_many_files_of_a_job_go_while_others_are_served(bench: Bench, tmp_path: Path) -> None:
-    await bench.put("aaaa", fill(tmp_path / "source"), "file", job=1)
-    place = await bench.place("aaaa")
-    directory = place.jobs[1]
-    for number in range(3_000):
-        os.mknod(f"{directory}/{number}")
-    heart = Heartbeat()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(heart.run)
-        place.forget_jobs([1])
-        await wait_until_gone(directory)
-        nursery.cancel_scope.cancel()
-    assert heart.beats > 10
-
-
-async def test_a_job_s_directory_of_many_links_is_made_while_others_are_served(
-    bench: Bench, tmp_path: Path
-) -> None:
-    source = fill(tmp_path / "source")
-    await bench.put("aaaa", source, "file")
-    directory = (await bench.place("aaaa")).directory
-    for number in range(2_000):
-        os.mknod(f"{directory}/{number}")
-    heart = Heartbeat()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(heart.run)
-        await bench.put("aaaa", source, "of job", job=1)
-        nursery.cancel_scope.cancel()
-    assert heart.beats > 10
-    assert len(os.listdir((await bench.place("aaaa")).jobs[1])) == 2_002
-
-
 async def test_a_directory_made_for_a_closed_computation_goes_again(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,19 +38,17 @@ class Removal:
         until = time.monotonic() + seconds
         while self._failures < FAILURES:
             try:
-                if not self._empty_top(until):
-                    return False
-                os.rmdir(self.path)
+                if self._empty_top(until):
+                    os.rmdir(self.path)
+                    return True
             except FileNotFoundError:
                 return True
             except OSError as exc:
                 # Not empty: something was lifted into it, or a process still writes there.
                 if exc.errno != errno.ENOTEMPTY:
                     self._fail(exc)
-                if time.monotonic() >= until:
-                    return False
-            else:
-                return True
+            if time.monotonic() >= until:
+                return False
         return True
 
     def _fail(self, exc: OSError) -> None:

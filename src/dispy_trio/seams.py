@@ -135,20 +135,32 @@ class Net(Protocol):
 class Store(Protocol):
     """Directories and segments on this machine."""
 
-    def make_directory(self, name: str) -> str:
-        """Make a fresh directory, 0700, whose name begins with `name`; return its path."""
+    async def make_directory(self, name: str) -> str:
+        """Make a fresh directory, 0700, whose name begins with `name`; return its path, without
+        links."""
         ...
 
-    def lasting_directory(self, name: str) -> str:
+    async def lasting_directory(self, name: str) -> str:
         """The directory of that name, 0700, which outlives the node; made when it is missing."""
         ...
 
-    async def remove_directory(self, path: str) -> None:
-        """Remove it and all below; one that is gone already is fine."""
+    def remove_soon(self, path: str) -> None:
+        """Have a directory removed with all that is in it, while other things go on."""
         ...
 
-    def close(self) -> None:
-        """Remove the directories that are left, but for the lasting ones."""
+    async def take_away(self, path: str) -> None:
+        """Free a directory's name at once, and have it removed soon; it may be gone already."""
+        ...
+
+    async def run(self) -> None:
+        """Remove what is to be removed, and what dead nodes left; until cancelled."""
+        ...
+
+    async def aclose(self) -> None:
+        """Remove the directories that are left, but for the lasting ones.
+
+        Cancelled, it leaves them to the next node that starts.
+        """
         ...
 
     def make_segment(self, size: int) -> tuple[int, memoryview]:

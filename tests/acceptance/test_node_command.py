@@ -158,13 +158,14 @@ def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> No
     first = start_on(world, port)
     world.read_line(first)
     world.write("prefix/clients/127.0.0.1/file", "")
+    world.write("prefix/clients/.dispy-trio-node", "")
     second = start_on(world, port, "--clean")
     assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
     assert finish(first)[0] == 0
     assert not (world.tmp_path / "prefix" / "clients").exists()
     assert (
         world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
-    ).read_text() == f"{second.pid}\n"
+    ).read_text() == f"{second.pid} dispy-trio node\n"
 
 
 def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:
@@ -179,7 +180,7 @@ def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:
 
 def test_serve_0_only_cleans(world: World) -> None:
     living = world.start_node("127.0.0.2", "--dest-path-prefix", "prefix")
-    world.write("prefix/node-1-dead/.lock", "")
+    world.write("prefix/node-1-dead/.dispy-trio-node", "")
     status, err = finish(start_on(world, 0, "--serve", "0"))
     assert status == 0, err
     assert not (world.tmp_path / "prefix" / "node-1-dead").exists()

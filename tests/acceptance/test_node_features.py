@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -185,12 +186,21 @@ cluster.submit([])()
     world.read_line(program)
     root = world.tmp_path / f"dispy-trio-{os.getuid()}"
     until = time.monotonic() + LIMIT
-    while not list(root.rglob("*.part")):
+
+    def unfinished() -> list[str]:
+        """A file has no name until it is whole."""
+        found = []
+        for entry in os.scandir(f"/proc/{node.process.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # Closed meanwhile.
+                found.append(os.readlink(entry.path))
+        return [file for file in found if file.startswith(str(root)) and "#" in file]
+
+    while not unfinished():
         assert time.monotonic() < until
         time.sleep(0.005)
     program.send_signal(signal.SIGKILL)
     program.wait()
-    while list(root.rglob("*.part")):
+    while unfinished() or list(root.rglob(".dispy-*.part")):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert not list(root.rglob("large"))

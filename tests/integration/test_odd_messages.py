@@ -78,7 +78,7 @@ def plain(hint: object) -> object:
     if hint in (int, float):
         return 1
     if attrs.has(hint if isinstance(hint, type) else object):
-        return attrs.asdict(hint())  # type: ignore[operator]
+        return {name: plain(part) for name, part in fields(hint).items()}  # type: ignore[arg-type]
     origin = typing.get_origin(hint)
     if origin is list:
         return [plain(typing.get_args(hint)[0])]

@@ -49,8 +49,8 @@ async def test_a_file_arrives_whole_with_its_mode_and_time(tmp_path: Path) -> No
     assert target.read_bytes() == DATA
     assert target.stat().st_mode & 0o777 == 0o755
     assert target.stat().st_mtime == 1e9
-    assert holds(target, len(DATA), digest)
-    assert not holds(target, len(DATA), "0" * 64)
+    assert await holds(target, len(DATA), digest)
+    assert not await holds(target, len(DATA), "0" * 64)
     assert os.listdir(target.parent) == ["file"]
 
 
@@ -124,7 +124,7 @@ def test_paths_that_lead_elsewhere(tmp_path: Path, path: str) -> None:
     inside.mkdir()
     (inside / "out").symlink_to(tmp_path)
     (inside / "link").symlink_to(tmp_path / "x")
-    with pytest.raises(RemoteError, match="leads out of the directory"):
+    with pytest.raises(RemoteError, match=r"leads out of the directory|can't be the path"):
         safe_path(inside, path)
 
 

@@ -176,10 +176,17 @@ class ScriptedSpawner:
 class NoDirectories(DiskStore):
     """Segments only: scripted workers have no files."""
 
-    def make_directory(self, name: str) -> str:
+    async def make_directory(self, name: str) -> str:
+        await trio.lowlevel.checkpoint()
         return f"/nowhere/{name}"
 
-    async def remove_directory(self, path: str) -> None:
+    def remove_soon(self, path: str) -> None:
+        pass
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+    async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 
 

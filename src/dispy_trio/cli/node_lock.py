@@ -9,9 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
-import shutil
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +17,8 @@ from pathlib import Path
 import psutil
 
 from dispy_trio.errors import LocalError, PortInUse
-from dispy_trio.runtime.store import LOCK, remove_what_is_left
+from dispy_trio.runtime.marks import living_directories
+from dispy_trio.runtime.store import prepare_root, remove_what_is_left
 
 __all__ = ["claim_port", "clean_prefix"]
 
@@ -49,11 +47,12 @@ def claim_port(
         PortInUse: a living node has it; names its process.
         LocalError: the folder belongs to somebody else, or what has the lock is no node.
     """
-    _make_prefix(prefix)
-    if port == 0:
+    root = prepare_root(prefix)
+    path = root / f"node-{host}-{port}.lock" if port else None
+    _remove_dead_locks(root, path)
+    if path is None:
         yield None
         return
-    path = prefix / f"node-{host}-{port}.lock"
     descriptor = _lock(path)
     if descriptor is None:
         pid = _holder(path)
@@ -61,8 +60,14 @@ def claim_port(
             raise PortInUse(f"port {port} has a node already, process {pid}; --clean ends it")
         descriptor = _take_over(path, pid)
     try:
+        if os.fstat(descriptor).st_size and not _is_ours(path):
+            raise LocalError(f"{path} is no node's lock; move it, or choose --dest-path-prefix")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        os.write(descriptor, f"{os.getpid()}{_SIGNED}\n".encode())
         yield path
     finally:
         # While it is still locked: whoever waits for the lock then looks whether it is this file.
@@ -77,19 +82,25 @@ def clean_prefix(prefix: Path, own_lock: Path | None = None) -> None:
         prefix: the folder.
         own_lock: the file that this process has locked.
     """
-    remove_what_is_left(prefix)
+    root = prepare_root(prefix)
+    remove_what_is_left(root)
+    living = living_directories(root) + _remove_dead_locks(root, own_lock)
+    if living:
+        log.warning("%s: files of clients are left, as %s is in use", root, living[0].name)
+    else:
+        remove_what_is_left(root, lasting=True)
+
+
+# --- locks -----------------------------------------------------------------------------------
+_SIGNED = " dispy-trio node"
+"""Stands behind the process id: whose file it is can be told from its content."""
+
+
+def _remove_dead_locks(root: Path, own: Path | None) -> list[Path]:
+    """Remove the lock files that dead nodes left; those of living ones."""
     living = []
-    for path in prefix.glob("node-*-*/"):
-        owner = re.match(r"node-(\d+)-", path.name)
-        if owner is None:
-            continue
-        if (path / LOCK).exists() or psutil.pid_exists(int(owner[1])):
-            living.append(path)
-        else:
-            # Its node was killed just before it made the lock, or just after it removed it.
-            shutil.rmtree(path, ignore_errors=True)
-    for path in prefix.glob("node-*.lock"):
-        if path == own_lock:
+    for path in sorted(root.glob("node-*.lock")):
+        if path == own or path.is_symlink() or not _is_ours(path):
             continue
         descriptor = _lock(path)
         if descriptor is None:
@@ -97,25 +108,17 @@ def clean_prefix(prefix: Path, own_lock: Path | None = None) -> None:
         else:
             path.unlink()
             os.close(descriptor)
-    if living:
-        log.warning("%s: files of clients are left, as %s is in use", prefix, living[0].name)
-    else:
-        remove_what_is_left(prefix, lasting=True)
+    return living
 
 
-def _make_prefix(prefix: Path) -> None:
+def _is_ours(path: Path) -> bool:
+    """Has a node written this file?"""
     try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        prefix.mkdir(mode=0o700, exist_ok=True)
-        status = prefix.lstat()
-    except OSError as exc:
-        raise LocalError(f"--dest-path-prefix {prefix}: {exc.strerror}") from exc
-    # It may lie in a folder that all users write to: somebody else may have made it.
-    if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
-        raise LocalError(f"{prefix} belongs to another user; choose --dest-path-prefix")
+        return path.is_file() and path.stat().st_size < 100 and _SIGNED in path.read_text()
+    except (OSError, ValueError):
+        return False
 
 
-# --- locks -----------------------------------------------------------------------------------
 def _lock(path: Path) -> int | None:
     """Lock the file, made when missing; None when somebody else has it locked."""
     while True:
@@ -140,7 +143,7 @@ def _lock(path: Path) -> int | None:
 def _holder(path: Path) -> int:
     """The process that the lock file names; 0 when it names none."""
     try:
-        return int(path.read_text())
+        return int(path.read_text().removesuffix(f"{_SIGNED}\n"))
     except (OSError, ValueError):
         return 0
 

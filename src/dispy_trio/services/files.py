@@ -7,13 +7,13 @@ node, which has it here or fetches it from the node that keeps it: the worker pr
 no secret and opens no connection.
 
 Files travel over authenticated connections of their own: requests and answers, with bytes between.
-The content of a file is sent once to a node: what is here already, under whatever name, is copied.
+The content of a file is sent once to a node: what is here already, under whatever name, is copied;
+it may be another computation's, and go at any moment, and then the content is asked for again.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ import trio
 from attrs import define, field
 
 from dispy_trio import messages, seams
-from dispy_trio.errors import ProtocolError, RemoteError
+from dispy_trio.errors import ConnectionLost, DispyError, ProtocolError, RemoteError
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.protocol.codec import encode
+from dispy_trio.runtime.filework import in_file_thread
 from dispy_trio.runtime.net import local_address_towards
 from dispy_trio.runtime.peer import dial_connection
 from dispy_trio.runtime.transfer import (
+    copy_file,
     holds,
     receive_file,
     receive_message,
@@ -41,6 +43,8 @@ __all__ = ["FileService"]
 
 FILE_ANSWER_LIMIT = 2000
 """Characters of an error text."""
+SLOW_NETWORK = 10e6
+"""Bytes per second at which others wait for a content that is on its way already."""
 
 
 @define(eq=False)
@@ -70,8 +74,8 @@ class FileService:
     _owners: dict[Key, list[str]] = field(factory=dict)
     _fetched: dict[tuple[Key, str], Path] = field(factory=dict)
     _fetching: dict[tuple[Key, str], trio.Lock] = field(factory=dict)
-    _contents: dict[str, Path] = field(factory=dict)
-    """Digest to a file that had that content when it was put here."""
+    _contents: dict[str, tuple[Key, Path]] = field(factory=dict)
+    """Digest to a file that had that content when it was put here, and whose it is."""
     _storing: dict[str, trio.Lock] = field(factory=dict)
     """Digest to a lock, while files with that content come in."""
     _offers: dict[int, _Offer] = field(factory=dict)
@@ -79,14 +83,14 @@ class FileService:
 
     # --- what jobs ask -------------------------------------------------------------------------
     async def answer(
-        self, owner: Key, client: str, directory: str, kind: str, body: dict[str, Any]
+        self, owner: Key, client: str, place: Place, kind: str, body: dict[str, Any]
     ) -> dict[str, Any]:
         """Answer a call of a running job.
 
         Args:
             owner: its computation.
             client: address of the client; other nodes find us where it does.
-            directory: of the computation.
+            place: of the computation.
             kind: what it asks.
             body: with what.
 
@@ -95,11 +99,11 @@ class FileService:
         """
         match kind, body:
             case "keep_file", {"path": str(path)}:
-                token, size = self._keep(owner, directory, path)
+                token, size = await self._keep(owner, place, path)
                 address = f"{self.host_for(client)}:{self.port}"
                 return {"address": address, "file": token, "size": size}
             case "fetch_file", {"address": str(address), "file": str(token), "size": int(size)}:
-                return {"path": str(await self._fetch(owner, directory, address, token, size))}
+                return {"path": str(await self._fetch(owner, place, address, token, size))}
             case _:
                 raise RemoteError(f"a node has no {kind!r} for jobs, or not with {sorted(body)}")
 
@@ -109,24 +113,34 @@ class FileService:
             return local_address_towards(client)
         return self.host
 
-    def _keep(self, owner: Key, directory: str, path: str) -> tuple[str, int]:
-        source = self._own_file(directory, path)
+    async def _keep(self, owner: Key, place: Place, path: str) -> tuple[str, int]:
         token = self.outside.draw_token(32)
-        target = self._room(directory, token)
-        os.rename(source, target)
+        target = await place.room(token)
+        size = await in_file_thread(self._move, place.directories, path, target)
+        if self.places.get(owner) is not place:
+            raise RemoteError("the computation is closed")
         self._paths[token] = target
         self._owners.setdefault(owner, []).append(token)
-        return token, target.stat().st_size
+        return token, size
 
-    def _own_file(self, directory: str, path: str) -> Path:
-        """A file that a job names.
+    def _move(self, directories: tuple[str, ...], path: str, target: Path) -> int:
+        source = self._own_file(directories, path)
+        os.rename(source, target)
+        return target.stat().st_size
+
+    def _own_file(self, directories: tuple[str, ...], path: str) -> Path:
+        """A file that a job names, without links.
 
         Raises:
             RemoteError: it is none, lies elsewhere, or is too large.
+            OSError: it can't be looked at.
         """
-        source = Path(directory, path).resolve()
-        if not source.is_relative_to(Path(directory).resolve()):
-            raise RemoteError(f"{path!r} lies outside of the job's directory {directory}")
+        try:
+            source = Path(os.path.realpath(Path(directories[0], path)))
+        except ValueError as exc:
+            raise RemoteError(f"{path!r} can't be the name of a file") from exc
+        if not any(source.is_relative_to(directory) for directory in directories):
+            raise RemoteError(f"{path!r} lies outside of the job's directory {directories[0]}")
         if not source.is_file():
             raise RemoteError(f"{path!r} is not a file")
         self._check_size(path, source.stat().st_size)
@@ -139,13 +153,7 @@ class FileService:
                 " (--max-file-size)"
             )
 
-    @staticmethod
-    def _room(directory: str, token: str) -> Path:
-        kept = Path(directory, ".kept")
-        kept.mkdir(mode=0o700, exist_ok=True)
-        return kept / token
-
-    async def _fetch(self, owner: Key, directory: str, address: str, token: str, size: int) -> Path:
+    async def _fetch(self, owner: Key, place: Place, address: str, token: str, size: int) -> Path:
         if (here := self._paths.get(token)) is not None:
             return here
         if len(token) != 32 or not set(token) <= set("0123456789abcdef"):
@@ -154,7 +162,7 @@ class FileService:
         # Several jobs may want it at once: the first fetches, the others wait for it.
         async with self._fetching.setdefault(key, trio.Lock()):
             if (fetched := self._fetched.get(key)) is None:
-                fetched = self._room(directory, token)
+                fetched = await place.room(token)
                 await self._download(address, token, size, fetched)
                 self._fetched[key] = fetched
         return fetched
@@ -167,6 +175,8 @@ class FileService:
             del self._fetched[key]
         for key in [key for key in self._fetching if key[0] == owner]:
             del self._fetching[key]
+        for digest in [d for d, (key, _) in self._contents.items() if key == owner]:
+            del self._contents[digest]
 
     # --- from a job to its client --------------------------------------------------------------
     async def offer(
@@ -189,9 +199,7 @@ class FileService:
         Raises:
             RemoteError: why the client does not have it.
         """
-        source = self._own_file(place.directory, path)
-        name = _name_for_client(place, job, path, source)
-        status = source.stat()
+        name, source, status = await in_file_thread(self._look_at, place, job, path)
         token = self.outside.draw_token(32)
         # Nobody but that client can answer it.
         request = int(token[:14], 16)
@@ -217,6 +225,10 @@ class FileService:
                 raise RemoteError(f"the client did not take {path!r}: {offer.text}")
         finally:
             del self._offers[request], self._offered[token], self._paths[token]
+
+    def _look_at(self, place: Place, job: int, path: str) -> tuple[str, Path, os.stat_result]:
+        source = self._own_file(place.directories, path)
+        return _name_for_client(place, job, path, source), source, source.stat()
 
     def answered(self, message: messages.FileAnswer) -> None:
         """A client tells what became of a file."""
@@ -246,19 +258,21 @@ class FileService:
                 await stream.aclose()
 
     # --- connections for files -----------------------------------------------------------------
-    async def serve(self, stream: seams.ByteStream, theirs: Hello, known: bool) -> None:
+    async def serve(
+        self, stream: seams.ByteStream, theirs: Hello, is_known: Callable[[], bool]
+    ) -> None:
         """Answer requests until the other end closes.
 
         Args:
             stream: an authenticated connection.
             theirs: what the other end said of itself.
-            known: it is a client that has a session here.
+            is_known: is it a client that has a session here, now?
         """
         try:
             while (request := await receive_message(stream)) is not None:
                 if isinstance(request, messages.FetchFile):
                     await self._give(stream, request)
-                elif isinstance(request, messages.PutFile) and known:
+                elif isinstance(request, messages.PutFile) and is_known():
                     await self._take(stream, request, theirs.identity)
                 else:
                     raise ProtocolError(f"{stream.peer} sent {type(request).__name__} for a file")
@@ -272,7 +286,7 @@ class FileService:
             answer = messages.FileMissing(request.request, "no such file is kept here")
             await stream.send_all(encode(answer))
             return
-        size = path.stat().st_size
+        size = (await in_file_thread(os.stat, path)).st_size
         await stream.send_all(encode(messages.FileFollows(request.request, size)))
         offer = self._offered.get(request.file) or _Offer()
 
@@ -284,32 +298,45 @@ class FileService:
     async def _take(self, stream: seams.ByteStream, put: messages.PutFile, session: str) -> None:
         """A client has a file for one of its computations."""
         answer: messages.Message
+        key = (session, put.computation)
         try:
-            target = self._target(put, (session, put.computation), stream.peer)
-            # The same content for two computations at once: the second waits, and copies.
-            lock = self._storing.setdefault(put.digest, trio.Lock())
-            async with lock:
-                await self._store(stream, put, target)
-                if not lock.statistics().tasks_waiting:
-                    self._storing.pop(put.digest, None)
+            self._check_size(put.path, put.size)
+            place = await self.places.open(key, stream.peer.rpartition(":")[0], put.dest_path)
+            target = await _target(place, put)
+            await self._store_once(stream, put, target)
+            if self.places.get(key) is place:
+                self._contents[put.digest] = key, target
             answer = messages.FileStored(put.request)
-        except (RemoteError, ProtocolError, OSError) as exc:
+        except ConnectionLost:
+            raise
+        except (DispyError, OSError) as exc:
             answer = messages.FileMissing(put.request, str(exc)[:FILE_ANSWER_LIMIT])
         await stream.send_all(encode(answer))
 
-    def _target(self, put: messages.PutFile, key: Key, peer: str) -> Path:
-        self._check_size(put.path, put.size)
-        place = self.places.open(key, peer.rpartition(":")[0], put.dest_path)
-        if put.job:
-            return place.path_for_job(put.job, put.path)
-        return safe_path(place.directory, put.path)
+    async def _store_once(
+        self, stream: seams.ByteStream, put: messages.PutFile, target: Path
+    ) -> None:
+        """The same content for two computations at once: the second waits, and copies."""
+        lock = self._storing.setdefault(put.digest, trio.Lock())
+        # Not for ever: who sends the first one may have stopped in the middle.
+        with trio.move_on_after(1 + put.size / SLOW_NETWORK):
+            await lock.acquire()
+        try:
+            await self._store(stream, put, target)
+        finally:
+            statistics = lock.statistics()
+            if statistics.owner is trio.lowlevel.current_task():
+                lock.release()
+                if not statistics.tasks_waiting:
+                    self._storing.pop(put.digest, None)
 
     async def _store(self, stream: seams.ByteStream, put: messages.PutFile, target: Path) -> None:
-        if await trio.to_thread.run_sync(holds, target, put.size, put.digest):
-            self._contents[put.digest] = target
+        if await holds(target, put.size, put.digest):
             return
         same = self._contents.get(put.digest)
-        if same is not None and await trio.to_thread.run_sync(_copy, same, target, put):
+        if same is not None and await copy_file(
+            same[1], target, put.size, digest=put.digest, mode=put.mode, modified=put.modified
+        ):
             return
         await stream.send_all(encode(messages.FileWanted(put.request)))
         await receive_file(
@@ -320,7 +347,12 @@ class FileService:
             mode=put.mode,
             modified=put.modified,
         )
-        self._contents[put.digest] = target
+
+
+async def _target(place: Place, put: messages.PutFile) -> Path:
+    if put.job:
+        return await place.path_for_job(put.job, put.path)
+    return await in_file_thread(safe_path, place.directory, put.path)
 
 
 def _name_for_client(place: Place, job: int, path: str, source: Path) -> str:
@@ -328,20 +360,6 @@ def _name_for_client(place: Place, job: int, path: str, source: Path) -> str:
     for base in (place.jobs.get(job), place.directory):
         if base is not None and Path(path).is_relative_to(base):
             return str(Path(path).relative_to(base))
-    return str(source.relative_to(os.path.realpath(place.directory)))
-
-
-def _copy(source: Path, target: Path, put: messages.PutFile) -> bool:
-    """Copy a file that had the content that is wanted; False when it has not any more."""
-    if not holds(source, put.size, put.digest):
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name[:100]}.{os.getpid()}.{put.digest[:8]}.part")
-    try:
-        shutil.copyfile(source, part)
-        part.chmod(put.mode & 0o777 | 0o600)
-        os.utime(part, (put.modified, put.modified))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return True
+    return next(
+        str(source.relative_to(base)) for base in place.directories if source.is_relative_to(base)
+    )

@@ -74,9 +74,8 @@ def slots_of(cpus: int, available: int) -> int:
 
 @define(eq=False)
 class _Computation:
-    """A computation's process and directory."""
+    """A computation's process."""
 
-    directory: str
     options: messages.ComputationOptions
     template: seams.Template | None = None
     closing: bool = False
@@ -259,10 +258,11 @@ class NodeService:
                 self._computations[key].is_set_up = True
             self.host.feed(TemplateReport(*key, event))
 
+        # Before all that takes time: it may be closed meanwhile.
+        computation = self._computations[key] = _Computation(options)
         try:
             client = self._client_host(command.session)
-            directory = self.places.open(key, client, options.dest_path).directory
-            computation = self._computations[key] = _Computation(directory, options)
+            directory = (await self.places.open(key, client, options.dest_path)).directory
             settings = self._template_settings(directory, command.session, options)
             template = await self.outside.spawner.open_template(
                 command.bundle, settings, report, self.work
@@ -305,8 +305,8 @@ class NodeService:
         await template.aclose()
 
     async def _release_place(self, key: Key, *, keep: bool) -> None:
-        if (directory := self.places.release(key, keep=keep)) is not None:
-            await self.outside.store.remove_directory(directory)
+        self.files.forget(key)
+        await self.places.release(key, keep=keep)
 
     async def _release_unused_places(self, session: str) -> None:
         """Remove files that came for computations that never did."""
@@ -324,7 +324,7 @@ class NodeService:
         if computation is None or computation.template is None:
             return
         try:
-            body = await self._do_for_job(key, call, computation)
+            body = await self._do_for_job(key, call)
         except (DispyError, OSError) as exc:
             body = {"error": fit_note(str(exc))}
         except Exception as exc:
@@ -334,9 +334,9 @@ class NodeService:
         if not computation.closing:
             computation.template.answer(call.worker, call.call, body)
 
-    async def _do_for_job(
-        self, key: Key, call: seams.WorkerCall, computation: _Computation
-    ) -> dict[str, Any]:
+    async def _do_for_job(self, key: Key, call: seams.WorkerCall) -> dict[str, Any]:
+        if (place := self.places.get(key)) is None:
+            raise RemoteError("the computation is closed")
         match call.kind, call.body:
             case "log", {"level": int(level), "text": str(text)}:
                 # What follows on further lines is seen to be the job's, too.
@@ -353,17 +353,13 @@ class NodeService:
                 return {}
             case "send_file", {"path": str(path), "timeout": int() | float() as timeout}:
                 peer, job = self._client_of(key, call)
-                place = self.places.get(key)
-                assert place is not None, "a computation that runs has a directory"
                 await self.files.offer(
                     peer.send_or_raise, place, job.number, path, _patience(timeout)
                 )
                 return {}
             case _:
                 client = self._client_host(key[0])
-                return await self.files.answer(
-                    key, client, computation.directory, call.kind, call.body
-                )
+                return await self.files.answer(key, client, place, call.kind, call.body)
 
     def _client_of(self, key: Key, call: seams.WorkerCall) -> tuple[Peer, NodeJob]:
         """Whom a job's news are for, and which job it is.
@@ -436,9 +432,12 @@ class NodeService:
             if peer is None or not peer.attach_bulk(stream):
                 await stream.aclose()
         elif theirs.kind == Kind.FILE:
-            known = theirs.role == Role.CLIENT and theirs.identity in self._peers
+
+            def is_known() -> bool:
+                return theirs.role == Role.CLIENT and theirs.identity in self._peers
+
             try:
-                await self.files.serve(stream, theirs, known)
+                await self.files.serve(stream, theirs, is_known)
             except (DispyError, OSError) as exc:
                 log.warning("a file could not be transferred: %s", exc)
         else:
@@ -634,7 +633,6 @@ class NodeService:
             keep = computation.options.keep_files and not self.settings.force_cleanup
             await self._release_place(key, keep=keep)
         self._computations.clear()
-        self.outside.store.close()
 
     # --- control -------------------------------------------------------------------------------
     def control(self, host: str, port: int) -> NodeControl:
@@ -787,6 +785,7 @@ async def run_node(
             slots,
         )
         services.start_soon(service.host.run_timer, e.Tick())
+        services.start_soon(outside.store.run)
         outside.spawner.prepare()
         task_status.started(service.control(host, port))
         try:
@@ -797,6 +796,7 @@ async def run_node(
             with trio.move_on_after(CLOSE_GRACE, shield=True):
                 await listener.aclose()
                 await service.stop()
+                await outside.store.aclose()
             outside.spawner.close()
             work.cancel_scope.cancel()
             services.cancel_scope.cancel()

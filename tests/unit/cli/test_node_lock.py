@@ -16,6 +16,7 @@ import pytest
 from dispy_trio.cli import node_lock
 from dispy_trio.cli.node_lock import claim_port, clean_prefix
 from dispy_trio.errors import LocalError, PortInUse
+from dispy_trio.runtime.marks import MARK
 
 
 @pytest.fixture
@@ -50,16 +51,10 @@ def fill(path: Path) -> Path:
     return path
 
 
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def test_one_port_has_one_node(prefix: Path) -> None:
     with claim_port(prefix, "h", 9701) as lock:
         assert lock == prefix / "node-h-9701.lock"
-        assert lock.read_text() == f"{os.getpid()}\n"
+        assert lock.read_text() == f"{os.getpid()} dispy-trio node\n"
         with pytest.raises(PortInUse, match=rf"port 9701 .* process {os.getpid()}; --clean"):
             claim(prefix, 9701)
         with claim_port(prefix, "h", 9702), claim_port(prefix, "h", 0), claim_port(prefix, "h", 0):
@@ -70,9 +65,19 @@ def test_one_port_has_one_node(prefix: Path) -> None:
 
 def test_a_lock_left_by_a_dead_node_is_not_in_the_way(prefix: Path) -> None:
     stale = prefix / "node-h-9701.lock"
-    stale.write_text("1\n")
+    stale.write_text("1 dispy-trio node\n")
+    (prefix / "node-h-9702.lock").write_text("1 dispy-trio node\n")
     with claim_port(prefix, "h", 9701):
-        assert stale.read_text() == f"{os.getpid()}\n"
+        assert stale.read_text() == f"{os.getpid()} dispy-trio node\n"
+        assert names(prefix) == {stale.name}
+
+
+def test_somebodys_own_file_is_not_taken_for_a_lock(prefix: Path) -> None:
+    (prefix / "node-h-9701.lock").write_text("my notes")
+    with pytest.raises(LocalError, match=r"node-h-9701\.lock is no node's lock"):
+        claim(prefix, 9701)
+    clean_prefix(prefix)
+    assert (prefix / "node-h-9701.lock").read_text() == "my notes"
 
 
 def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
@@ -108,7 +113,7 @@ import fcntl, os, signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with open(sys.argv[3], "w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
-    print(os.getpid(), file=file, flush=True)
+    print(os.getpid(), "dispy-trio node", file=file, flush=True)
     print(flush=True)
     signal.pause()
 """
@@ -147,7 +152,7 @@ def test_a_folder_of_another_user_is_refused(
     with pytest.raises(LocalError, match="belongs to another user"):
         claim(tmp_path / "link", 0)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(LocalError, match="belongs to another user"):
+    with pytest.raises(LocalError, match=r"belongs to another user|is not for you alone"):
         claim(tmp_path, 0)
 
 
@@ -165,34 +170,50 @@ def test_a_folder_that_can_t_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_what_dead_nodes_and_clients_left_is_removed(prefix: Path) -> None:
-    fill(prefix / "node-1-abc" / ".lock")
+    fill(prefix / "node-1-abc" / MARK)
     fill(prefix / "node-1-abc" / "computation-1" / "deep" / "file")
-    fill(prefix / f"node-{dead_process()}-killed_too_early" / "file")
-    fill(prefix / "node-h-9702.lock")
-    fill(prefix / "node-modules-of-mine" / "file")
+    fill(prefix / ".dispy-trio-1-abc" / MARK)
+    (prefix / ".dispy-trio-1-def").mkdir()
+    (prefix / "node-h-9702.lock").write_text("1 dispy-trio node\n")
+    fill(prefix / "clients" / MARK)
     fill(prefix / "clients" / "127.0.0.1" / "file")
-    fill(prefix / "thesis.tex")
     with claim_port(prefix, "h", 9701) as lock:
         clean_prefix(prefix, lock)
-        assert names(prefix) == {"node-h-9701.lock", "node-modules-of-mine", "thesis.tex"}
+        assert names(prefix) == {"node-h-9701.lock"}
 
 
-@pytest.mark.parametrize("lock", ["node-2-abc/.lock", "node-h-9702.lock"])
+def test_what_no_node_has_marked_is_left_alone(prefix: Path) -> None:
+    own = [
+        "node-1-abc/file",
+        "node-modules-of-mine/file",
+        ".dispy-trio-1-abc/file",
+        "clients/smith/contract.pdf",
+        "node-x.lock",
+        "thesis.tex",
+    ]
+    for name in own:
+        fill(prefix / name)
+    (prefix / "elsewhere").mkdir()
+    fill(prefix / "elsewhere" / MARK)
+    (prefix / "node-2-link").symlink_to(prefix / "elsewhere")
+    before = sorted(prefix.rglob("*"))
+    with claim_port(prefix, "h", 9701) as lock:
+        clean_prefix(prefix, lock)
+    assert sorted(prefix.rglob("*")) == before
+
+
+@pytest.mark.parametrize("lock", [f"node-2-abc/{MARK}", "node-h-9702.lock", f"clients/{MARK}"])
 def test_while_another_node_lives_files_of_clients_are_left(
     prefix: Path, caplog: pytest.LogCaptureFixture, lock: str
 ) -> None:
-    fill(prefix / "node-1-abc" / ".lock")
+    fill(prefix / "node-1-abc" / MARK)
+    fill(prefix / "clients" / MARK)
     fill(prefix / "clients" / "127.0.0.1" / "file")
     with held(fill(prefix / lock)):
+        (prefix / lock).write_text("1 dispy-trio node\n")
         clean_prefix(prefix)
     living = Path(lock).parts[0]
     assert names(prefix) == {living, "clients"}
     assert (prefix / lock).exists()
-    assert f"{living} is in use" in caplog.text
-
-
-def test_a_node_that_has_just_made_its_directory_lives(prefix: Path) -> None:
-    fill(prefix / "clients" / "127.0.0.1" / "file")
-    (prefix / f"node-{os.getpid()}-abc").mkdir()
-    clean_prefix(prefix)
-    assert names(prefix) == {"clients", f"node-{os.getpid()}-abc"}
+    if living != "clients":
+        assert f"{living} is in use" in caplog.text

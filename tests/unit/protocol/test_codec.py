@@ -62,7 +62,7 @@ def any_value(hint: object, rows: int | None) -> st.SearchStrategy[object]:
             return st.dictionaries(key, value, max_size=4)
         case builtins.tuple:
             return st.tuples(*(any_value(part, None) for part in typing.get_args(hint)))
-        case types.UnionType:
+        case types.UnionType | typing.Union:
             return st.one_of([any_value(part, None) for part in typing.get_args(hint)])
     if hint is int:
         if bounds.ge is None or bounds.le is None:
@@ -89,7 +89,7 @@ def plain(hint: object) -> object:
     bounds = msgspec.Meta()
     while typing.get_origin(hint) is typing.Annotated:
         hint, bounds = typing.get_args(hint)
-    if typing.get_origin(hint) is types.UnionType:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return None
     if hint is bytes:
         return bytes(bounds.min_length or 0)

@@ -62,6 +62,8 @@ class EmbeddedNode:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    # Not the directory we happen to be in: its files may be called like modules.
+                    "-P",
                     "-c",
                     _START,
                     str(theirs.fileno()),

@@ -464,7 +464,8 @@ class NodeService:
                     # Files came, but the computation never did.
                     await self._release_place(key, keep=False)
         else:
-            log.warning("lost a client: %s", reason)
+            if not self.settings.embedded:  # We end with it, and it has nobody to tell.
+                log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
     async def _report_status(self, peer: Peer, watch: messages.WatchNode) -> None:

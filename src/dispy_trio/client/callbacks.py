@@ -47,7 +47,8 @@ def _work() -> None:
         call = _queue.get()
         try:
             call()
-        except Exception:
+        except BaseException:
+            # SystemExit, too, would end this thread alone, and `flush` would wait for ever.
             log.exception("a status callback failed")
         del call
 

@@ -15,7 +15,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
@@ -37,7 +36,7 @@ from dispy_trio.client.tables import status_lines
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
-from dispy_trio.models import JobExtras, JobFile, JobOptions, JobStatus
+from dispy_trio.models import JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
     import trio
@@ -288,19 +287,11 @@ class JobCluster(Generic[P, T]):
 
     def _end_what_is_left(self) -> None:
         """The engine is gone: nobody may wait for a job for ever."""
-        queue: deque[Any] = self._engine.queue if self._engine is not None else deque()
-        left: list[Any] = list(queue)
+        self._gone = True
         if self._engine is not None:
-            left += self._engine.machine.unfinished()
-        ended = [job for job in left if not job.ended]
-        for job in ended:
-            job.status = JobStatus.Abandoned
-            job.reply = f"the cluster ended: {self._failure or 'closed'}".encode()
-            job.announce()
-        if self._notifier is not None:
-            self._notifier.ended(ended)
+            # What was submitted while it ended.
+            self._engine.end_left(f"the cluster ended: {self._failure or 'closed'}")
         with self._drained:
-            self._gone = True
             self._ended = self._number
             self._drained.notify_all()
 

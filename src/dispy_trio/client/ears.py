@@ -66,3 +66,7 @@ class ClusterEars(Listener):
     def node_status(self, key: str) -> None:
         if self._notifier is not None:
             self._notifier.node_status(key)
+
+    def over(self, failure: Exception | None) -> None:
+        self._cluster._failure = failure
+        self._cluster._gone = True

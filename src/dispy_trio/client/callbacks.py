@@ -8,6 +8,7 @@ may call the cluster: nothing waits for it but `flush`.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -40,6 +41,15 @@ def _ensure_thread() -> None:
         if _thread is None:
             _thread = threading.Thread(target=_work, name="dispy_trio callbacks", daemon=True)
             _thread.start()
+
+
+def _begin_anew() -> None:
+    """A forked child has neither the thread nor any use for what was to be told there."""
+    global _queue, _thread, _starting
+    _queue, _thread, _starting = SimpleQueue(), None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _work() -> None:

@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import TypedDict
 
+from dispy_trio.client import forks
+
 __all__ = ["EmbeddedNode"]
 
 # This very package, also when it is on nobody's path but ours.
@@ -92,6 +94,7 @@ class EmbeddedNode:
             pass  # It has ended already, which is seen by whoever waits for its address.
         self.lifeline = ours
         """Readable when the node has written its address, a line of ``host:port``."""
+        forks.watch(self)
 
     @property
     def pid(self) -> int:
@@ -103,6 +106,15 @@ class EmbeddedNode:
 
     def end(self) -> None:
         """Tell it that its client is gone; it kills what runs there and exits."""
+        try:
+            # Closing alone is not seen there while a process of a C library's fork has it, too.
+            self.lifeline.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # It has ended already.
+        self.lifeline.close()
+
+    def leave_to_parent(self) -> None:
+        """In a child: only the parent's end is to end the node."""
         self.lifeline.close()
 
     def kill(self) -> None:

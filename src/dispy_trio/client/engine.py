@@ -100,8 +100,8 @@ class Engine:
     doors: Doors
     session: str
     listener: Listener
-    owner: Any = None
-    """The cluster, for `NodeAllocate.allocate`."""
+    find_owner: Callable[[], Any] = lambda: None
+    """Finds the cluster, for `NodeAllocate.allocate`. It is not kept: nobody may refer to it."""
     allocations: list[NodeAllocate] = field(init=False)
     embedded: EmbeddedNode | None = None
     """The first one; `keeper` has the one that lives."""
@@ -291,7 +291,7 @@ class Engine:
     def _allocate(self, record: NodeRecord) -> Allocation | None:
         if not self.allocations:
             return Allocation(record.offered, [], ())
-        return allocate(self.allocations, self.owner, record)
+        return allocate(self.allocations, self.find_owner(), record)
 
     def _settle(self, key: str, incarnation: str, allocation: Allocation | None) -> None:
         if allocation is None:
@@ -477,6 +477,11 @@ class Engine:
         """End all tasks, at once."""
         self._life.cancel()
 
+    def abandon(self) -> None:
+        """End all tasks, and leave to the nodes what they run."""
+        self.has_ended = True
+        self.stop()
+
     def _add_node(
         self,
         nursery: trio.Nursery,
@@ -561,7 +566,7 @@ class Engine:
     async def shut_down(self, *, terminate: bool) -> None:
         """End the computation everywhere and say goodbye; bounded by `CLOSE_GRACE`."""
         if self.has_ended:
-            return  # It failed: nobody is left who could tell anything to the nodes.
+            return  # Nobody is left who could tell anything to the nodes, or it is not to be told.
         self.close(terminate=terminate)
         with trio.move_on_after(CLOSE_GRACE if terminate else float("inf")) as scope:
             await self.closed.wait()
@@ -609,7 +614,7 @@ async def open_engine(
     listener: Listener,
     embedded: EmbeddedNode | None = None,
     doors: Doors | None = None,
-    owner: Any = None,
+    find_owner: Callable[[], Any] = lambda: None,
 ) -> AsyncIterator[Engine]:
     """Run an engine round a block; leaving it closes the computation everywhere."""
     doors = doors or real_doors(settings)
@@ -619,7 +624,7 @@ async def open_engine(
         doors=doors,
         session=doors.draw_token(32),
         listener=listener,
-        owner=owner,
+        find_owner=find_owner,
         embedded=embedded,
     )
     error: BaseException | None = None

@@ -64,7 +64,7 @@ class Keeper:
             self._deaths.append(now)
             if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] <= DEATHS_SECONDS:
                 raise ConnectionLost(f"{how}, for the {MAX_DEATHS}rd time within a minute")
-            log.warning("%s; another one is started", how)
+            log.warning("an embedded node is started in place of the one that died")
             self.node = self.node.start_another()
 
     async def _use_until_dead(self) -> str | None:

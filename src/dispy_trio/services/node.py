@@ -199,6 +199,8 @@ class NodeService:
                 numbers.append(job.number)
                 attempts.append(job.attempt)
                 starts.append(when)
+            elif started < job.sequence:
+                self.host.feed(e.JobUnstarted(session, job.computation, job.worker, job.sequence))
         peer = self._peers.get(session)
         if numbers and peer is not None:
             peer.send_nowait(messages.JobsStarted(numbers, attempts, starts))

@@ -259,8 +259,13 @@ def _cause_of(answer: UserCodeRaised) -> BaseException:
     there = RemoteTraceback(answer.text)
     if answer.error is None:
         return there
-    cause: BaseException = pickle.loads(answer.error)
-    cause.__cause__ = there
+    try:
+        cause: BaseException = pickle.loads(answer.error)
+        cause.__cause__ = there
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever a user's exception does when unpickled; its text is there
+        return there
     return cause
 
 

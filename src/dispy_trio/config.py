@@ -101,5 +101,7 @@ class NodeSettings:
     gpus: int = 0
     resources: dict[str, int] = field(factory=dict)
     """Amounts of named resources that jobs may ask for."""
+    embedded: bool = False
+    """It is one client's own, and ends with it."""
     init: Path | None = None
     """A Python file whose `init` runs in every computation's process before all else."""

@@ -4,54 +4,45 @@ What crosses between the threads: jobs, by appending to the engine's queue (the 
 when it would take a job at once, so a burst of submits costs one wake-up); and their ends, by the
 waiters that jobs carry. Results are unpickled by whoever reads them, not by the engine's thread.
 
-Trio is imported on that thread, while an embedded node, started before, does the same.
+The thread, and what it shares with the cluster, is in `client.thread`.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from dispy_trio import config
+from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
-from dispy_trio.client.ears import ClusterEars
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
 from dispy_trio.client.nodes import (
     ClusterStatus,
-    DispyNode,
     choose_nodes,
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Options, make_options
 from dispy_trio.client.tables import status_lines
+from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
-from dispy_trio.models import JobExtras, JobFile, JobOptions, JobStatus
-from dispy_trio.texts import to_bytes
+from dispy_trio.models import JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
-    import trio
-
-    from dispy_trio.client.callbacks import ClusterCallback, JobCallback, Notifier
-    from dispy_trio.client.engine import Engine
-    from dispy_trio.client.live import LiveOutput
+    from dispy_trio.client.callbacks import ClusterCallback, JobCallback
 
 __all__ = ["JobCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-A = TypeVar("A")
 
 log = logging.getLogger("dispy_trio")
 
@@ -185,7 +176,7 @@ class JobCluster(Generic[P, T]):
             s.check_callback("cluster_status", cluster_status, "status, node, job")
             if loglevel != logging.INFO:
                 log.setLevel(loglevel)
-            self._settings = s.ClusterSettings(
+            settings = s.ClusterSettings(
                 choice,
                 cpus,
                 reentrant,
@@ -196,7 +187,7 @@ class JobCluster(Generic[P, T]):
                 PULSE_INTERVAL if pulse_interval is None else pulse_interval,
                 connect_timeout,
             )
-            self._work = s.pack_work(
+            work = s.pack_work(
                 computation,
                 name=name,
                 depends=depends,
@@ -212,139 +203,27 @@ class JobCluster(Generic[P, T]):
                 embedded.end()
                 embedded.wait(1.0)
             raise
-        self.name = self._work.opening.name
-        self._embedded = embedded
-        self._job_type: type[DispyJob[Any]] = ProgramJob if self._work.is_program else DispyJob
-        self._number = 0
-        self._submitting = threading.Lock()
-        self._closed = False
-        self._gone = False
-        self._ended = 0
-        self._drained = threading.Condition()
-        self._failure: BaseException | None = None
-        self._started = threading.Event()
-        self._engine: Engine | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._leave: Callable[[bool], None] = lambda terminate: None
-        self._start_time = time.time()
-        self._notifier: Notifier | None = None
+        thread = ClusterThread(
+            work.opening.name, settings, work, embedded, weakref.ref(self), _another_face
+        )
         if job_status is not None or cluster_status is not None:
             from dispy_trio.client.callbacks import Notifier
 
-            self._notifier = Notifier(job_status, cluster_status, self._find_dispy_node)
-        self._live: LiveOutput | None = None
+            thread.notifier = Notifier(job_status, cluster_status, thread.find_dispy_node)
         if live_output:
             from dispy_trio.client.live import LiveOutput
 
-            self._live = LiveOutput()
-        self._thread = threading.Thread(
-            target=self._run, name=f"dispy_trio {self.name}", daemon=True
-        )
-        self._thread.start()
-        self._started.wait()
-        self._check_started()
-        _open_clusters.append(self)
+            thread.live = LiveOutput()
+        self._attach(thread)
+        thread.start()
+        # Nobody is asked at exit: the thread is on the list of what is closed then.
+        weakref.finalize(self, thread.close_unattended).atexit = False
 
-    def _check_started(self) -> None:
-        if self._failure is not None:
-            self._thread.join()
-            raise self._failure
-
-    # --- the engine's thread -------------------------------------------------------------------
-    def _run(self) -> None:
-        import trio
-
-        try:
-            trio.run(self._main)
-        except BaseException as exc:  # noqa: ASYNC103 - outside of Trio; told to the user's thread
-            self._failure = exc
-            if self._engine is not None:
-                log.error("cluster %s: %s", self.name, exc)
-        finally:
-            self._end_what_is_left()
-            self._started.set()
-
-    async def _main(self) -> None:
-        import trio
-
-        from dispy_trio.client.engine import open_engine
-
-        leave = trio.Event()
-        terminate = False
-
-        def set_leave(how: bool) -> None:
-            nonlocal terminate
-            terminate = terminate or how
-            leave.set()
-            if terminate and self._engine is not None:
-                self._engine.close(terminate=True)
-
-        self._token = trio.lowlevel.current_trio_token()
-        self._leave = set_leave
-        listener = ClusterEars(self)
-        async with open_engine(
-            self._work, self._settings, listener, self._embedded, owner=self
-        ) as engine:
-            self._engine = engine
-            self._started.set()
-            await leave.wait()
-            if terminate:
-                engine.close(terminate=True)
-
-    def _end_what_is_left(self) -> None:
-        """The engine is gone: nobody may wait for a job for ever."""
-        queue: deque[Any] = self._engine.queue if self._engine is not None else deque()
-        left: list[Any] = list(queue)
-        if self._engine is not None:
-            left += self._engine.machine.unfinished()
-        ended = [job for job in left if not job.ended]
-        for job in ended:
-            job.status = JobStatus.Abandoned
-            job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
-            job.announce()
-        if self._notifier is not None:
-            self._notifier.ended(ended)
-        with self._drained:
-            self._gone = True
-            self._ended = self._number
-            self._drained.notify_all()
-
-    def _running(self) -> Engine:
-        """The engine.
-
-        Raises:
-            ClusterClosed, ClusterFailed: it does not run any more.
-        """
-        if self._engine is None or self._gone:
-            raise self._why_closed()
-        return self._engine
-
-    def _call_soon(self, function: Callable[..., None], *args: Any) -> None:
-        import trio
-
-        assert self._token is not None
-        try:
-            self._token.run_sync_soon(function, *args)
-        except trio.RunFinishedError:
-            pass  # It has ended, and its jobs with it.
-
-    def _ask(self, function: Callable[..., A], *args: Any) -> A:
-        """Call a function on the engine's thread, and wait for what it returns."""
-        import trio
-
-        try:
-            return trio.from_thread.run_sync(function, *args, trio_token=self._token)
-        except (trio.RunFinishedError, trio.Cancelled):
-            raise self._why_closed() from None  # noqa: ASYNC104 - this thread is no task
-
-    def _await(self, function: Callable[..., Awaitable[A]], *args: Any) -> A:
-        """Run an async function on the engine's thread, and wait for what it returns."""
-        import trio
-
-        try:
-            return trio.from_thread.run(function, *args, trio_token=self._token)
-        except (trio.RunFinishedError, trio.Cancelled):
-            raise self._why_closed() from None  # noqa: ASYNC104 - this thread is no task
+    def _attach(self, thread: ClusterThread) -> None:
+        self.name = thread.name
+        self._thread = thread
+        self._job_type: type[DispyJob[Any]] = ProgramJob if thread.work.is_program else DispyJob
+        self._start_time = time.time()
 
     # --- jobs ----------------------------------------------------------------------------------
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
@@ -357,9 +236,9 @@ class JobCluster(Generic[P, T]):
             PickleArgumentError: names the argument that can't be pickled.
             ClusterClosed: the cluster takes no more jobs.
         """
-        if self._closed or self._gone:
-            raise self._why_closed()
-        if self._work.is_program or (kwargs and JOB_DEPENDS in kwargs):
+        if self._thread.refuses:
+            raise self._thread.why_closed()
+        if self._thread.work.is_program or (kwargs and JOB_DEPENDS in kwargs):
             return self._submit_with(args, kwargs, None)
         return self._submit(pack_arguments(args, kwargs))
 
@@ -407,10 +286,10 @@ class JobCluster(Generic[P, T]):
         job_id: Any = None,
     ) -> DispyJob[Any]:
         """Queue a job that is special in any way."""
-        if self._closed or self._gone:
-            raise self._why_closed()
+        if self._thread.refuses:
+            raise self._thread.why_closed()
         depends = kwargs.pop(JOB_DEPENDS, None) if kwargs else None
-        if self._work.is_program:
+        if self._thread.work.is_program:
             if kwargs:
                 raise TypeError(f"the program {self.name!r} takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
@@ -429,51 +308,32 @@ class JobCluster(Generic[P, T]):
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
     ) -> DispyJob[Any]:
-        engine = self._engine
+        thread = self._thread
+        engine = thread.engine
         assert engine is not None
-        with self._submitting:
+        with thread.submitting:
             # Many threads may submit: no two jobs may have one number.
-            self._number = number = self._number + 1
-        job = self._job_type(number, payload, id=job_id or next_job_id(), submit_time=_now())
+            thread.number = number = thread.number + 1
+        job = self._job_type(
+            number, payload, id=job_id or next_job_id(), submit_time=_now(), process=thread.process
+        )
         if isinstance(payload, Parts):
             job.size = payload.size
-        if self._notifier is not None:
-            self._notifier.created(job)
+        if thread.notifier is not None:
+            thread.notifier.created(job)
         if extras is not None:
             job.extras = extras
-            self._call_soon(engine.queue_aside, job)
-            return job
-        engine.queue.append(job)
-        if engine.wants_jobs:
-            # Set before the call: of many threads that see it set, one wake-up is enough, and
-            # the engine looks at the queue after it has set it again.
-            engine.wants_jobs = False
-            self._wake(engine, job, alone=self._ended + 1 == number)
+            thread.call_soon(engine.queue_aside, job)
+        else:
+            engine.queue.append(job)
+            if engine.wants_jobs:
+                # Set before the call: of many threads that see it set, one wake-up is enough, and
+                # the engine looks at the queue after it has set it again.
+                engine.wants_jobs = False
+                thread.wake(engine, job, alone=thread.ended + 1 == number)
+        if thread.gone:
+            thread.end_late(job)
         return job
-
-    def _wake(self, engine: Engine, job: DispyJob[Any], *, alone: bool) -> None:
-        """Have the engine look at its queue."""
-        if not alone:
-            self._call_soon(engine.wake)
-        elif not engine.wake_from_thread():
-            self._call_soon(engine.resume)
-        elif not engine.queue:
-            # A lone job, sent from here: nothing woke the other thread, so nobody else sets this.
-            engine.wants_jobs = True
-            job.lead = self._lead
-            if engine.queue:
-                self._call_soon(engine.wake)
-
-    def _lead(self, job: DispyJob[Any]) -> None:
-        assert self._engine is not None
-        self._engine.lead(job, self._call_soon)
-
-    def _why_closed(self) -> Exception:
-        if self._failure is not None:
-            failed = ClusterFailed(f"cluster {self.name} failed: {self._failure}")
-            failed.__cause__ = self._failure
-            return failed
-        return ClusterClosed(f"cluster {self.name} is closed and takes no more jobs")
 
     def cancel(self, job: DispyJob[T]) -> int:
         """Stop a job, waiting or running: 0, or -1 when it has ended already.
@@ -483,7 +343,7 @@ class JobCluster(Generic[P, T]):
         if job.ended:
             log.warning("job %r has ended; it can't be cancelled", job.id)
             return -1
-        self._call_soon(self._running().cancel, job)
+        self._thread.call_soon(self._thread.running().cancel, job)
         return 0
 
     def as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
@@ -507,11 +367,7 @@ class JobCluster(Generic[P, T]):
         Returns:
             False when `timeout` seconds have passed before.
         """
-        with self._drained:
-            drained = self._drained.wait_for(lambda: self._ended >= self._number, timeout)
-        if drained and self._notifier is not None:
-            self._notifier.flush()
-        return drained
+        return self._thread.wait(timeout)
 
     __call__ = wait
 
@@ -543,7 +399,7 @@ class JobCluster(Generic[P, T]):
         chunksize: int | None,
         options: JobOptions | None,
     ) -> Iterator[T]:
-        machine = self._running().machine
+        machine = self._thread.running().machine
 
         def submit(payload: bytes | Parts) -> DispyJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
@@ -563,17 +419,13 @@ class JobCluster(Generic[P, T]):
                     self.cancel(job)
 
     # --- nodes ---------------------------------------------------------------------------------
-    def _find_dispy_node(self, key: str) -> DispyNode:
-        assert self._engine is not None
-        return self._engine.node(key)
-
     def _key_of(self, node: Any) -> str | None:
-        return self._ask(self._running().find_node, node)
+        return self._thread.ask(self._thread.running().find_node, node)
 
     def _ready_node(self, node: Any) -> str | None:
-        engine = self._running()
+        engine = self._thread.running()
         key = self._key_of(node)
-        if key is not None and not self._ask(engine.is_ready, key):
+        if key is not None and not self._thread.ask(engine.is_ready, key):
             log.warning("node %s is not ready for jobs of cluster %s", key, self.name)
             return None
         return key
@@ -587,7 +439,7 @@ class JobCluster(Generic[P, T]):
             TypeError, ValueError: one can't be meant.
         """
         choice = choose_nodes(nodes)
-        self._ask(self._running().discover, choice.addresses)
+        self._thread.ask(self._thread.running().discover, choice.addresses)
         return 0
 
     def allocate_node(self, node: Any) -> int:
@@ -597,14 +449,14 @@ class JobCluster(Generic[P, T]):
         Args:
             node: as an element of the cluster's ``nodes``, or a list of such.
         """
-        engine = self._running()
+        engine = self._thread.running()
         several = node if isinstance(node, list) else [node]
         try:
             choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:
             log.warning("allocate_node: %s", exc)
             return -1
-        self._ask(engine.allocate, choice)
+        self._thread.ask(engine.allocate, choice)
         return 0
 
     def deallocate_node(self, node: Any) -> int:
@@ -614,7 +466,7 @@ class JobCluster(Generic[P, T]):
         key = self._key_of(node)
         if key is None:
             return -1
-        self._ask(self._running().manage, NodeDeallocated(key))
+        self._thread.ask(self._thread.running().manage, NodeDeallocated(key))
         return 0
 
     def close_node(self, node: Any, terminate_pending: bool = False) -> int:
@@ -636,7 +488,7 @@ class JobCluster(Generic[P, T]):
         key = self._key_of(node)
         if key is None:
             return -1
-        self._ask(self._running().manage, NodeRetired(key, 1, terminate, again))
+        self._thread.ask(self._thread.running().manage, NodeRetired(key, 1, terminate, again))
         return 0
 
     def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob[T]] | int:
@@ -650,7 +502,7 @@ class JobCluster(Generic[P, T]):
         key = self._key_of(node)
         if key is None:
             return -1
-        return self._ask(self._running().jobs_on, key)
+        return self._thread.ask(self._thread.running().jobs_on, key)
 
     def set_node_cpus(self, node: Any, cpus: int) -> int:
         """Use that many slots of a node; negative leaves that many free.
@@ -668,8 +520,8 @@ class JobCluster(Generic[P, T]):
         key = self._key_of(node)
         if key is None:
             return -1
-        engine = self._running()
-        self._ask(engine.manage, NodeCpusSet(key, 1, cpus))
+        engine = self._thread.running()
+        self._thread.ask(engine.manage, NodeCpusSet(key, 1, cpus))
         return engine.node(key).cpus
 
     def send_file(self, path: str | os.PathLike[str], node: Any, relay: bool = False) -> int:
@@ -692,7 +544,7 @@ class JobCluster(Generic[P, T]):
 
     def _put_file(self, key: str, file: JobFile) -> int:
         try:
-            self._await(self._running().put_files, key, [file], 0)
+            self._thread.run_there(self._thread.running().put_files, key, [file], 0)
         except (ClusterClosed, ClusterFailed):
             raise
         except (DispyError, OSError) as exc:
@@ -703,8 +555,10 @@ class JobCluster(Generic[P, T]):
     # --- the cluster ---------------------------------------------------------------------------
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
-        assert self._engine is not None
-        return ClusterStatus(self._engine.dispy_nodes(), max(0, self._number - self._ended))
+        thread = self._thread
+        thread.check_process()
+        assert thread.engine is not None
+        return ClusterStatus(thread.engine.dispy_nodes(), max(0, thread.number - thread.ended))
 
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes and what they did.
@@ -729,21 +583,7 @@ class JobCluster(Generic[P, T]):
             True when the cluster is closed and nothing of it is left on any node; None when it was
             closed before.
         """
-        was_closed = self._closed and not self._thread.is_alive()
-        self._closed = True
-        if not terminate or timeout is not None:
-            drained = self.wait(timeout)
-            if not drained and not terminate:
-                self._closed = False
-                return False
-        if self._thread.is_alive():
-            self._call_soon(lambda: self._leave(terminate))
-            self._thread.join()
-        if self in _open_clusters:
-            _open_clusters.remove(self)
-        if self._notifier is not None:
-            self._notifier.flush()
-        return None if was_closed else True
+        return self._thread.close(timeout, terminate=terminate)
 
     def shutdown(self) -> None:
         """The same as `close`, for programs that call it."""
@@ -758,7 +598,8 @@ class JobCluster(Generic[P, T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(terminate=exc is not None)
+        if not forks.is_inherited(self._thread.process):  # That is the parent's to close.
+            self.close(terminate=exc is not None)
 
 
 def _check_hosts(parameter: str, value: object) -> None:
@@ -779,18 +620,8 @@ def _set_port(port: int | None) -> None:
     config.DispyPort = port
 
 
-_open_clusters: list[JobCluster[..., Any]] = []
-
-
-def _close_at_exit() -> None:
-    """A program that ends without closing: its jobs are waited for, but not after Ctrl-C."""
-    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
-    for cluster in list(_open_clusters):
-        try:
-            cluster.close(terminate=interrupted)
-        except KeyboardInterrupt:
-            interrupted = True
-            cluster.close(terminate=True)
-
-
-atexit.register(_close_at_exit)
+def _another_face(thread: ClusterThread) -> JobCluster[..., Any]:
+    """The cluster of a thread, whose own was collected."""
+    cluster: JobCluster[..., Any] = object.__new__(JobCluster)
+    cluster._attach(thread)
+    return cluster

@@ -8,6 +8,7 @@ may call the cluster: nothing waits for it but `flush`.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -42,12 +43,22 @@ def _ensure_thread() -> None:
             _thread.start()
 
 
+def _begin_anew() -> None:
+    """A forked child has neither the thread nor any use for what was to be told there."""
+    global _queue, _thread, _starting
+    _queue, _thread, _starting = SimpleQueue(), None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 def _work() -> None:
     while True:
         call = _queue.get()
         try:
             call()
-        except Exception:
+        except BaseException:
+            # SystemExit, too, would end this thread alone, and `flush` would wait for ever.
             log.exception("a status callback failed")
         del call
 

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 import trio
-from attrs import define
+from attrs import define, field
 
+from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
@@ -40,6 +41,18 @@ class Cluster(Generic[P, T]):
     _is_program: bool = False
     _open: bool = True
     _next_number: int = 1
+    _process: int = field(factory=forks.current_process)
+
+    def __attrs_post_init__(self) -> None:
+        forks.watch(self)
+
+    def leave_to_parent(self) -> None:
+        """This process is a fork of the one that the cluster was made in."""
+        self._open = False
+
+    def _check_process(self) -> None:
+        if forks.is_inherited(self._process):
+            raise forks.made_elsewhere("the cluster", self._process)
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
@@ -52,6 +65,7 @@ class Cluster(Generic[P, T]):
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
         if not self._open:
+            self._check_process()
             raise ClusterClosed("the cluster is closed and takes no more jobs")
         if self._is_program:
             if kwargs:
@@ -74,6 +88,7 @@ class Cluster(Generic[P, T]):
             id=next_job_id(),
             submit_time=time.time(),
             cancel=self._engine.cancel,
+            process=self._process,
         )
         if isinstance(payload, Parts):
             job.size = payload.size
@@ -93,6 +108,7 @@ class Cluster(Generic[P, T]):
 
     def cancel(self, job: JobHandle[T]) -> None:
         """Stop a job, waiting or running."""
+        self._check_process()
         self._engine.cancel(job)
 
     async def map(
@@ -115,6 +131,7 @@ class Cluster(Generic[P, T]):
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
+        self._check_process()
         machine = self._engine.machine
         stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize))
         try:
@@ -154,10 +171,12 @@ class Cluster(Generic[P, T]):
 
     async def wait(self) -> None:
         """Wait until no job is pending."""
+        self._check_process()
         await self._engine.wait_drained()
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
+        self._check_process()
         return self._engine.status()
 
 

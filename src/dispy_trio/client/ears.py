@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dispy_trio.client.listening import Listener
 
 if TYPE_CHECKING:
-    from dispy_trio.client.blocking import JobCluster
+    from dispy_trio.client.thread import ClusterThread
 
 __all__ = ["ClusterEars"]
 
@@ -16,10 +16,10 @@ __all__ = ["ClusterEars"]
 class ClusterEars(Listener):
     """What a `JobCluster` does about what its engine tells."""
 
-    def __init__(self, cluster: JobCluster[..., Any]) -> None:
-        self._cluster = cluster
-        self._notifier = cluster._notifier
-        self._live = cluster._live
+    def __init__(self, thread: ClusterThread) -> None:
+        self._thread = thread
+        self._notifier = thread.notifier
+        self._live = thread.live
 
     def ending(self, jobs: Sequence[Any]) -> None:
         if self._live is not None:
@@ -27,15 +27,15 @@ class ClusterEars(Listener):
             self._live.ended(jobs)
 
     def ended(self, jobs: Sequence[Any], again: bool) -> None:
-        cluster = self._cluster
+        thread = self._thread
         if self._notifier is not None:
             self._notifier.ended(jobs)
         if again:
             return  # Counted when they were abandoned.
-        with cluster._drained:
-            cluster._ended += len(jobs)
-            if cluster._ended >= cluster._number:
-                cluster._drained.notify_all()
+        with thread.drained:
+            thread.ended += len(jobs)
+            if thread.ended >= thread.number:
+                thread.drained.notify_all()
 
     def started(self, jobs: Sequence[Any]) -> None:
         if self._notifier is not None:
@@ -66,3 +66,6 @@ class ClusterEars(Listener):
     def node_status(self, key: str) -> None:
         if self._notifier is not None:
             self._notifier.node_status(key)
+
+    def over(self, failure: Exception | None) -> None:
+        self._thread.over(failure)

@@ -17,6 +17,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypedDict
+
+from dispy_trio.client import forks
 
 __all__ = ["EmbeddedNode"]
 
@@ -27,6 +30,16 @@ sys.path.append(sys.argv.pop())
 from dispy_trio.services.embedded import main
 main()
 """
+
+
+class _Settings(TypedDict):
+    """What it is started with, as it travels."""
+
+    cpus: int
+    secret_file: str | None
+    secret: str
+    certfile: str | None
+    keyfile: str | None
 
 
 class EmbeddedNode:
@@ -50,18 +63,20 @@ class EmbeddedNode:
             certfile: certificate for TLS.
             keyfile: key of that, if it is not in the same file.
         """
-        ours, theirs = socket.socketpair()
-        settings = {
+        self._settings: _Settings = {
             "cpus": cpus,
             "secret_file": secret_file,
             "secret": secret,
             "certfile": None if certfile is None else os.fspath(certfile),
             "keyfile": None if keyfile is None else os.fspath(keyfile),
         }
+        ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    # Not the directory we happen to be in: its files may be called like modules.
+                    "-P",
                     "-c",
                     _START,
                     str(theirs.fileno()),
@@ -73,20 +88,47 @@ class EmbeddedNode:
                 start_new_session=True,
             )
         # Not as an argument: those can be read by everybody on this machine.
-        ours.sendall(json.dumps(settings).encode() + b"\n")
+        try:
+            ours.sendall(json.dumps(self._settings).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # It has ended already, which is seen by whoever waits for its address.
         self.lifeline = ours
         """Readable when the node has written its address, a line of ``host:port``."""
+        forks.watch(self)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
+    def start_another(self) -> EmbeddedNode:
+        """A new one, with the same settings."""
+        return EmbeddedNode(**self._settings)
+
     def end(self) -> None:
         """Tell it that its client is gone; it kills what runs there and exits."""
+        try:
+            # Closing alone is not seen there while a process of a C library's fork has it, too.
+            self.lifeline.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # It has ended already.
         self.lifeline.close()
+
+    def leave_to_parent(self) -> None:
+        """In a child: only the parent's end is to end the node."""
+        self.lifeline.close()
+
+    def kill(self) -> None:
+        """End its process, whatever it does."""
+        self._process.kill()
+
+    def exit_code(self) -> int:
+        """How its process ended, which it has; negative for a signal."""
+        return self._process.wait()
 
     def wait(self, timeout: float) -> None:
         """Wait until its process is gone; kill it when that takes longer than `timeout` seconds."""
+        if self._process.poll() is not None:
+            return
         # Not `Popen.wait` with its timeout: that looks again and again, at growing intervals.
         pidfd = os.pidfd_open(self._process.pid)
         try:

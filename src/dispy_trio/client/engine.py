@@ -25,6 +25,7 @@ from attrs import define, evolve, field
 from dispy_trio import messages, seams
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import UserJob
+from dispy_trio.client.keeping import Keeper
 from dispy_trio.client.link import NodeLink
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import (
@@ -34,7 +35,6 @@ from dispy_trio.client.nodes import (
     NodeAllocate,
     NodeChoice,
     allocate,
-    parse_node,
     to_allocation,
 )
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -44,11 +44,12 @@ from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import Membership, NodeRecord
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
-from dispy_trio.models import Job, JobFile
+from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
 from dispy_trio.runtime.secret import Secret, choose_secret
+from dispy_trio.texts import to_bytes
 
 __all__ = ["Doors", "Engine", "open_engine"]
 
@@ -100,10 +101,12 @@ class Engine:
     doors: Doors
     session: str
     listener: Listener
-    owner: Any = None
-    """The cluster, for `NodeAllocate.allocate`."""
+    find_owner: Callable[[], Any] = lambda: None
+    """Finds the cluster, for `NodeAllocate.allocate`. It is not kept: nobody may refer to it."""
     allocations: list[NodeAllocate] = field(init=False)
     embedded: EmbeddedNode | None = None
+    """The first one; `keeper` has the one that lives."""
+    keeper: Keeper | None = field(default=None, init=False)
     queue: deque[Job] = field(factory=deque)
     wants_jobs: bool = True
     """The core would send a job at once: whoever appends to the queue must say `wake`."""
@@ -119,6 +122,8 @@ class Engine:
     troubles: dict[str, str] = field(factory=dict)
     """Node to reason, of the nodes that can't be used now."""
 
+    has_ended: bool = False
+    """It keeps no sessions any more."""
     _nursery: trio.Nursery | None = None
     _preparing: dict[str, trio.CancelScope] = field(factory=dict)
     """Node to the task that prepares it."""
@@ -128,6 +133,8 @@ class Engine:
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self.machine, self._perform)
+        if self.embedded is not None:
+            self.keeper = Keeper(self.embedded, self._is_wanted, self._use_embedded, self._lose)
         self.allocations = list(self.settings.choice.allocations)
         self.machine.computations[1] = ComputationRecord(
             self.work.opening, self.queue, reentrant=self.settings.reentrant
@@ -287,7 +294,7 @@ class Engine:
     def _allocate(self, record: NodeRecord) -> Allocation | None:
         if not self.allocations:
             return Allocation(record.offered, [], ())
-        return allocate(self.allocations, self.owner, record)
+        return allocate(self.allocations, self.find_owner(), record)
 
     def _settle(self, key: str, incarnation: str, allocation: Allocation | None) -> None:
         if allocation is None:
@@ -455,26 +462,43 @@ class Engine:
         """Keep a session with every node until cancelled."""
         # Cancelled by `open_engine` alone, when all is said to the nodes that they need to hear:
         # a caller's cancellation reaches the caller's block, which then shuts the engine down.
-        with self._life:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self.host.run_timer, e.Tick())
-                if self.embedded is not None:
-                    nursery.start_soon(self._keep_embedded, self.embedded)
-                for host, port in self.settings.choice.addresses:
-                    self._add_node(nursery, host, port)
-                if self.embedded is None:
-                    nursery.start_soon(self._complain)
-                task_status.started()
+        try:
+            with self._life:
+                await self._run(task_status)
+        finally:
+            self.has_ended = True
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.host.run_timer, e.Tick())
+            if self.keeper is not None:
+                nursery.start_soon(self.keeper.run)
+            for host, port in self.settings.choice.addresses:
+                self._add_node(nursery, host, port)
+            if self.embedded is None:
+                nursery.start_soon(self._complain)
+            task_status.started()
 
     def stop(self) -> None:
         """End all tasks, at once."""
         self._life.cancel()
 
-    def _add_node(self, nursery: trio.Nursery, host: str, port: int) -> None:
+    def abandon(self) -> None:
+        """End all tasks, and leave to the nodes what they run."""
+        self.has_ended = True
+        self.stop()
+
+    def _add_node(
+        self,
+        nursery: trio.Nursery,
+        host: str,
+        port: int,
+        feed: Callable[[ClusterEvent], None] | None = None,
+    ) -> str:
         key = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if key in self.links:
-            return
+        if key in self.links and feed is None:
+            return key
         self.machine.awaited.add(key)
         link = self.links[key] = NodeLink(
             key=key,
@@ -485,13 +509,14 @@ class Engine:
             draw_token=self.doors.draw_token,
             make_hello=self._hello,
             pulse_interval=self.settings.pulse_interval,
-            feed=self._feed,
+            feed=feed or self._feed,
             troubles=self.troubles,
             awaits=lambda number, attempt: self._awaits(key, number, attempt),
             on_offer=lambda offered: self._start(self._fetch_offered, link, offered),
             watch_now=not all(a.is_plain for a in self.allocations),
         )
         nursery.start_soon(link.run)
+        return key
 
     def _awaits(self, key: str, number: int, attempt: int) -> bool:
         record = self.machine.nodes.get(key)
@@ -508,21 +533,24 @@ class Engine:
             bytes.fromhex(self.doors.draw_token(2 * NONCE_SIZE)),
         )
 
-    async def _keep_embedded(self, embedded: EmbeddedNode) -> None:
-        lifeline = trio.socket.from_stdlib_socket(embedded.lifeline)
-        line = b""
-        while not line.endswith(b"\n"):
-            data = await lifeline.recv(100)
-            if not data:
-                raise ConnectError(
-                    "the embedded local node ended before it was up; what it said is on stderr"
-                )
-            line += data
-        log.info("no nodes named: using an embedded local node at %s", line.decode().strip())
-        host, port = parse_node(line.decode().strip())
-        assert port is not None, "it writes its port"
-        async with trio.open_nursery() as nursery:
-            self._add_node(nursery, host, port)
+    # --- the embedded node -----------------------------------------------------------------------
+    def _use_embedded(self, nursery: trio.Nursery, host: str, port: int) -> str:
+        return self._add_node(nursery, host, port, self._feed_of_embedded)
+
+    def _feed_of_embedded(self, event: ClusterEvent) -> None:
+        if not isinstance(event, e.NodeLost):
+            self._feed(event)
+        elif self.keeper is not None and event.node in self.machine.nodes:
+            # Its end is told by the keeper, who knows how it came. If it lives and is silent, this
+            # is it.
+            self.keeper.node.kill()
+
+    def _lose(self, key: str, reason: str) -> None:
+        self._feed(e.NodeLost(key, reason))
+
+    def _is_wanted(self) -> bool:
+        record = self.machine.computations[1]
+        return not (record.closing and (record.terminating or not self.count_pending()))
 
     async def _complain(self) -> None:
         """Say once, after 3 s, which nodes can't be used and why; they are retried meanwhile."""
@@ -544,6 +572,8 @@ class Engine:
 
     async def shut_down(self, *, terminate: bool) -> None:
         """End the computation everywhere and say goodbye; bounded by `CLOSE_GRACE`."""
+        if self.has_ended:
+            return  # Nobody is left who could tell anything to the nodes, or it is not to be told.
         self.close(terminate=terminate)
         with trio.move_on_after(CLOSE_GRACE if terminate else float("inf")) as scope:
             await self.closed.wait()
@@ -562,9 +592,22 @@ class Engine:
 
     def status(self) -> ClusterStatus:
         """The nodes and the number of jobs queued or sent."""
+        return ClusterStatus(self.dispy_nodes(), self.count_pending())
+
+    def count_pending(self) -> int:
+        """The jobs that are queued or sent."""
         record = self.machine.computations[1]
-        pending = len(record.queue) + record.outstanding + record.waiting_aside
-        return ClusterStatus(self.dispy_nodes(), pending)
+        return len(record.queue) + record.outstanding + record.waiting_aside
+
+    def end_left(self, reason: str) -> None:
+        """The engine is gone: nobody may wait for a job for ever."""
+        left: list[Any] = [*self.queue, *self.machine.unfinished()]
+        ended = [job for job in left if not job.ended]
+        for job in ended:
+            job.status = JobStatus.Abandoned
+            job.reply = to_bytes(reason)
+            job.payload = None
+        self._announce(ended, again=False)
 
     def dispy_nodes(self) -> list[DispyNode]:
         """All nodes that were ever reached."""
@@ -578,7 +621,7 @@ async def open_engine(
     listener: Listener,
     embedded: EmbeddedNode | None = None,
     doors: Doors | None = None,
-    owner: Any = None,
+    find_owner: Callable[[], Any] = lambda: None,
 ) -> AsyncIterator[Engine]:
     """Run an engine round a block; leaving it closes the computation everywhere."""
     doors = doors or real_doors(settings)
@@ -588,10 +631,11 @@ async def open_engine(
         doors=doors,
         session=doors.draw_token(32),
         listener=listener,
-        owner=owner,
+        find_owner=find_owner,
         embedded=embedded,
     )
     error: BaseException | None = None
+    failure: ClusterFailed | None = None
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
@@ -616,12 +660,16 @@ async def open_engine(
         ours, others = group.split(Exception)
         if ours is None or others is not None:
             raise
-        raise ClusterFailed(f"the cluster failed: {_innermost(ours)}") from group
+        failure = ClusterFailed(f"the cluster failed: {_innermost(ours)}")
+        raise failure from group
     finally:
-        if embedded is not None:
-            embedded.end()
+        listener.over(failure)
+        engine.end_left(f"the cluster ended: {failure or 'closed'}")
+        if engine.keeper is not None:
+            last = engine.keeper.node
+            last.end()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+                await trio.to_thread.run_sync(last.wait, CLOSE_GRACE)
     if error is not None:
         raise error
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import trio
 from attrs import define, field
 
+from dispy_trio.client import forks
 from dispy_trio.client.jobs import UserJob
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.models import Job, JobStatus
@@ -54,6 +55,12 @@ class JobHandle(UserJob[T]):
         return value
 
     def cancel(self) -> None:
-        """Stop the job, waiting or running. It still ends, by `wait_ended`."""
+        """Stop the job, waiting or running. It still ends, by `wait_ended`.
+
+        Raises:
+            ClusterClosed: this is a fork of the process that made it.
+        """
+        if forks.is_inherited(self.process):
+            raise forks.made_elsewhere(f"job {self.id!r}", self.process)
         if self._cancel is not None:
             self._cancel(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from copy import copy
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from attrs import define, field, fields
 
+from dispy_trio.client import forks
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
@@ -38,6 +40,15 @@ _UNREAD: Any = object()
 _adding_waiter = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """Somebody may have held it at the moment of the fork."""
+    global _adding_waiter
+    _adding_waiter = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 @define(eq=False)
 class UserJob(Job, Generic[T]):
     """What the handles of blocking and of Trio programs have in common."""
@@ -47,6 +58,8 @@ class UserJob(Job, Generic[T]):
     submit_time: float = 0.0
     """Seconds since the epoch."""
     waiters: list[Waiter] | None = field(default=None, repr=False)
+    process: int = field(default=0, repr=False)
+    """Id of the process that made it."""
     _value: Any = field(default=_UNREAD, repr=False, init=False)
 
     # dispy programs compare with these.
@@ -159,7 +172,11 @@ class UserJob(Job, Generic[T]):
         """Have `waiter` called at the end; False, and nothing done, when it has ended already.
 
         It may be called although the answer is False, if the end comes at this very moment.
+
+        Raises:
+            ClusterClosed: this is a fork of the process that made the job, and will not hear of it.
         """
+        self._check_process()
         with _adding_waiter:
             if self.waiters is None:
                 self.waiters = []
@@ -167,6 +184,10 @@ class UserJob(Job, Generic[T]):
         # Look again after adding: whoever ends the job sets the status before it looks for
         # waiters, so one of the two sees the other.
         return self.status not in ENDED
+
+    def _check_process(self) -> None:
+        if forks.is_inherited(self.process) and self.status not in ENDED:
+            raise forks.made_elsewhere(f"job {self.id!r}", self.process)
 
     def announce(self) -> None:
         """Call the waiters. Runs on the cluster's thread."""
@@ -190,7 +211,12 @@ class DispyJob(UserJob[T]):
 
     @property
     def finish(self) -> threading.Event:
-        """Set when the job has ended."""
+        """Set when the job has ended.
+
+        Raises:
+            ClusterClosed: this is a fork of the process that made the job, and will not hear of it.
+        """
+        self._check_process()
         if self._finish is None:
             # An event costs more than the rest of the job: made only for who asks.
             event = threading.Event()

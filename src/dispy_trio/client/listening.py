@@ -41,3 +41,6 @@ class Listener:
 
     def node_status(self, key: str) -> None:
         """A node has told what is free on it."""
+
+    def over(self, failure: Exception | None) -> None:
+        """No more jobs are taken; with `failure`, because of that."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -246,10 +247,11 @@ def unpack_result(reply: bytes | Sequence[memoryview]) -> Any:
         if isinstance(reply, bytes):
             return pickle.loads(reply)
         return parts.load(reply)
-    except Exception as exc:
+    except BaseException as exc:
+        _raise_if_ours(exc)
         size = len(reply) if isinstance(reply, bytes) else sum(len(part) for part in reply)
         raise ResultUnpicklable(
-            f"the result of {size} bytes cannot be unpickled here: {type(exc).__name__}: {exc}"
+            f"the result of {size} bytes cannot be unpickled here: {_describe(exc)}"
         ) from exc
 
 
@@ -269,11 +271,36 @@ def unpack_exception(reply: bytes | Sequence[memoryview]) -> tuple[BaseException
     if pickled is not None:
         try:
             loaded = pickle.loads(pickled)
-        except Exception as exc:
-            message = f"{message} ({name} cannot be unpickled here: {exc})"
-        else:
-            rebuilt = loaded if isinstance(loaded, BaseException) else None
+            if isinstance(loaded, BaseException) and not isinstance(loaded, _ENDS_PROGRAMS):
+                loaded.__cause__ = RemoteTraceback(text)
+                rebuilt = loaded
+        except BaseException as exc:
+            _raise_if_ours(exc)
+            message = f"{message} ({name} cannot be unpickled here: {_describe(exc)})"
     if rebuilt is None:
         rebuilt = JobFailed(f"{name}: {message}")
-    rebuilt.__cause__ = RemoteTraceback(text)
+        rebuilt.__cause__ = RemoteTraceback(text)
     return rebuilt, text
+
+
+_ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+def _raise_if_ours(exc: BaseException) -> None:
+    """Raise what unpickling raised when it is not about the pickle: Ctrl-C, Trio's cancellation.
+
+    All else is, SystemExit too: what a pickle calls is not to end whoever reads it.
+    """
+    trio = sys.modules.get("trio")  # Not imported for this: programs without it start sooner.
+    if isinstance(exc, KeyboardInterrupt) or (trio and isinstance(exc, trio.Cancelled)):
+        raise exc
+
+
+def _describe(exc: BaseException) -> str:
+    """An exception in a line; what makes its text is the user's, and may raise, too."""
+    name = type(exc).__name__
+    try:
+        return f"{name}: {exc}"
+    except BaseException as second:
+        _raise_if_ours(second)
+        return name

@@ -413,7 +413,7 @@ class ClusterMachine(Placement):
     def _prepare(self, node: NodeRecord, record: ComputationRecord) -> None:
         if node.state is not NodeState.CONNECTED or record.number in node.memberships:
             return
-        if record.closing or not node.allocated:
+        if self._is_drained(record) or not node.allocated:
             return
         node.memberships[record.number] = Membership.PREPARING
         self._out.append(c.PrepareNode(node.key, record.number, node.incarnation))
@@ -427,9 +427,10 @@ class ClusterMachine(Placement):
             or node.memberships.get(record.number) is not Membership.PREPARING
         ):
             return  # It was lost or closed meanwhile; a new one is prepared anew.
-        if record.closing or node.state is not NodeState.CONNECTED:
+        drained = self._is_drained(record)
+        if drained or node.state is not NodeState.CONNECTED:
             del node.memberships[record.number]
-            if record.closing:
+            if drained:
                 # There may be files of it.
                 self._out.append(
                     c.Send(node.key, messages.CloseComputation(record.number, terminate=True))
@@ -664,6 +665,12 @@ class ClusterMachine(Placement):
         if record.outstanding or not self._queue_is_empty(record):
             return
         self._close_on_nodes(record)
+
+    def _is_drained(self, record: ComputationRecord) -> bool:
+        """Is it being closed, and nothing of it left to be run?"""
+        if not record.closing or record.terminating:
+            return record.closing
+        return not record.outstanding and self._queue_is_empty(record)
 
     @staticmethod
     def _queue_is_empty(record: ComputationRecord) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "ComputationAdded",
     "JobCancelRequested",
     "JobQueued",
+    "JobUnstarted",
     "JobWithheld",
     "JobsSubmitted",
     "LeaveRequested",
@@ -260,3 +261,13 @@ class TemplateClosed:
 
     session: str
     computation: int
+
+
+@frozen(eq=False, repr=False)
+class JobUnstarted:
+    """A job that was to be told of as running has not begun: its worker is slow to wake."""
+
+    session: str
+    computation: int
+    worker: int
+    sequence: int

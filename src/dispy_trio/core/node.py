@@ -82,6 +82,7 @@ NodeMachineEvent = (
     | e.SlotsSet
     | e.LeaveRequested
     | e.TerminateRequested
+    | e.JobUnstarted
     | TemplateReport
 )
 
@@ -127,6 +128,8 @@ class NodeMachine(Slots):
                     self._open(session, opening, bundle)
             case e.Tick():
                 self._poll()
+            case e.JobUnstarted():
+                self._look_again(event)
             case e.SessionConnected(session=key, peer=peer):
                 self._connected(key, peer)
             case e.SessionDisconnected(session=key):
@@ -753,6 +756,14 @@ class NodeMachine(Slots):
             self._climb(computation, worker)
         elif worker.timeout_at < math.inf:
             self._arm(worker.timeout_at - self._now)
+
+    def _look_again(self, event: e.JobUnstarted) -> None:
+        session = self.sessions.get(event.session)
+        computation = session.computations.get(event.computation) if session else None
+        worker = computation.workers.get(event.worker) if computation else None
+        if worker is not None and worker.sent and worker.sent[0].sequence == event.sequence:
+            worker.sent[0].reported = False
+            self._arm(STARTED_SECONDS)
 
     def _send_output(self, computation: Computation, worker: Worker, head: NodeJob) -> None:
         due = worker.output_at + LIVE_SECONDS

@@ -348,8 +348,12 @@ class Peer:
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             ours, others = group.split(DispyError)
+            if others is not None and others.split(trio.Cancelled)[1] is None:
+                # The owner is cancelled: that the connection broke at that moment, as it does when
+                # the other side ends us by its own end, is no news to anybody.
+                raise others from None
             if ours is None or others is not None:
-                raise  # An error of the owner's callbacks, or the owner is cancelled.
+                raise  # An error of the owner's callbacks.
             failure = _first(ours)
         finally:
             self._ended = True

@@ -71,6 +71,7 @@ def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProces
         secret=str(given["secret"]),
         certfile=_path(given["certfile"]),
         keyfile=_path(given["keyfile"]),
+        embedded=True,
     )
 
     async def serve() -> None:

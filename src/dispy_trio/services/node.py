@@ -207,6 +207,8 @@ class NodeService:
                 numbers.append(job.number)
                 attempts.append(job.attempt)
                 starts.append(when)
+            elif started < job.sequence:
+                self.host.feed(e.JobUnstarted(session, job.computation, job.worker, job.sequence))
         peer = self._peers.get(session)
         if numbers and peer is not None:
             peer.send_nowait(messages.JobsStarted(numbers, attempts, starts))
@@ -507,7 +509,8 @@ class NodeService:
             self.host.feed(e.SessionClosed(session))
             await self._release_unused_places(session)
         else:
-            log.warning("lost a client: %s", reason)
+            if not self.settings.embedded:  # We end with it, and it has nobody to tell.
+                log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
     async def _report_status(

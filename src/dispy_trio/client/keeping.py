@@ -1,0 +1,104 @@
+"""Keeps the embedded node of a cluster: uses it while it lives, and starts another when it dies.
+
+A node that dies again and again would take job after job with it: after `MAX_DEATHS` within
+`DEATHS_SECONDS` the cluster fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+
+import trio
+from attrs import define, field
+
+from dispy_trio.client.embedded import EmbeddedNode
+from dispy_trio.client.nodes import parse_node
+from dispy_trio.compute.deaths import name_of_signal
+from dispy_trio.errors import ConnectError, ConnectionLost
+
+__all__ = ["Keeper"]
+
+log = logging.getLogger("dispy_trio")
+
+MAX_DEATHS = 3
+DEATHS_SECONDS = 60.0
+
+
+@define(eq=False)
+class Keeper:
+    """The embedded node of one engine, as many processes as that takes."""
+
+    node: EmbeddedNode
+    is_wanted: Callable[[], bool]
+    """Is there still anything to be run on it?"""
+    use: Callable[[trio.Nursery, str, int], str]
+    """Keeps a session with a node in a nursery; returns its key."""
+    lost: Callable[[str, str], None]
+    """Told the key of a node that has died, and how."""
+    _deaths: deque[float] = field(factory=lambda: deque(maxlen=MAX_DEATHS))
+
+    async def run(self) -> None:
+        """Keep it, until it dies when nothing is left to be run.
+
+        Raises:
+            ConnectError: it ended by itself before it was up; it has said why on stderr.
+            ConnectionLost: it died again and again.
+        """
+        while True:
+            key = await self._use_until_dead()
+            code = self.node.exit_code()
+            how = f"the embedded node died: {_describe(code)}"
+            self.node.end()
+            if key is not None:
+                self.lost(key, how)
+            elif code >= 0:
+                raise ConnectError(
+                    "the embedded local node ended before it was up; what it said is on stderr"
+                )
+            if not self.is_wanted():
+                return
+            now = trio.current_time()
+            self._deaths.append(now)
+            if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] <= DEATHS_SECONDS:
+                raise ConnectionLost(f"{how}, for the {MAX_DEATHS}rd time within a minute")
+            log.warning("an embedded node is started in place of the one that died")
+            self.node = self.node.start_another()
+
+    async def _use_until_dead(self) -> str | None:
+        """Returns its key, or None when it was never up."""
+        pidfd = os.pidfd_open(self.node.pid)
+        try:
+            address = await self._read_address()
+            if address is None:
+                await trio.lowlevel.wait_readable(pidfd)
+                return None
+            log.info("no nodes named: using an embedded local node at %s", address)
+            host, port = parse_node(address)
+            assert port is not None, "it writes its port"
+            async with trio.open_nursery() as nursery:
+                key = self.use(nursery, host, port)
+                await trio.lowlevel.wait_readable(pidfd)
+                nursery.cancel_scope.cancel()
+            return key
+        finally:
+            os.close(pidfd)
+
+    async def _read_address(self) -> str | None:
+        lifeline = trio.socket.from_stdlib_socket(self.node.lifeline)
+        line = b""
+        while not line.endswith(b"\n"):
+            try:
+                data = await lifeline.recv(100)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return None
+            line += data
+        return line.decode().strip()
+
+
+def _describe(code: int) -> str:
+    return name_of_signal(-code) if code < 0 else f"exit code {code}"

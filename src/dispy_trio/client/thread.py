@@ -1,0 +1,357 @@
+"""The thread that runs the engine of a blocking cluster, and what it shares with the cluster.
+
+It holds no reference to the `JobCluster`: a cluster that nobody refers to any more is collected, and
+tells its thread on its way to close when its jobs have ended. What has to outlive the cluster is
+here.
+
+Trio is imported on that thread, while an embedded node, started before, does the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from attrs import define, field
+
+from dispy_trio.client import forks
+from dispy_trio.client.ears import ClusterEars
+from dispy_trio.client.jobs import DispyJob
+from dispy_trio.errors import ClusterClosed, ClusterFailed
+from dispy_trio.models import JobStatus
+from dispy_trio.texts import to_bytes
+
+if TYPE_CHECKING:
+    import trio
+
+    from dispy_trio.client.callbacks import Notifier
+    from dispy_trio.client.embedded import EmbeddedNode
+    from dispy_trio.client.engine import Engine
+    from dispy_trio.client.live import LiveOutput
+    from dispy_trio.client.nodes import DispyNode
+    from dispy_trio.client.settings import ClusterSettings, Work
+
+__all__ = ["ClusterThread"]
+
+A = TypeVar("A")
+
+log = logging.getLogger("dispy_trio")
+
+
+@define(eq=False)
+class ClusterThread:
+    """The engine's thread of one cluster."""
+
+    name: str
+    settings: ClusterSettings
+    work: Work
+    embedded: EmbeddedNode | None
+    _cluster: weakref.ref[Any]
+    _make_cluster: Callable[[ClusterThread], Any]
+    """Makes a cluster of this thread, when its own was collected."""
+    notifier: Notifier | None = None
+    live: LiveOutput | None = None
+    refuses: bool = False
+    """It takes no more jobs: the cluster is closed, or gone, or this is a child."""
+    gone: bool = False
+    """The engine has ended."""
+    number: int = 0
+    """Jobs submitted."""
+    ended: int = 0
+    """Jobs ended."""
+    submitting: threading.Lock = field(factory=threading.Lock)
+    drained: threading.Condition = field(factory=threading.Condition)
+    engine: Engine | None = None
+    process: int = field(factory=forks.current_process)
+    """Where it runs."""
+    _was_closed: bool = False
+    _failure: BaseException | None = None
+    _started: threading.Event = field(factory=threading.Event)
+    _token: trio.lowlevel.TrioToken | None = None
+    _leave: Callable[[bool], None] = field(default=lambda terminate: None)
+    _thread: threading.Thread = field(init=False)
+
+    def start(self) -> None:
+        """Start the engine, and return when it has started.
+
+        Raises:
+            Exception: why it has not.
+        """
+        self._thread = threading.Thread(
+            target=self._run, name=f"dispy_trio {self.name}", daemon=True
+        )
+        forks.watch(self)
+        _running.add(self)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    # --- on the thread -------------------------------------------------------------------------
+    def _run(self) -> None:
+        import trio
+
+        try:
+            trio.run(self._main)
+        except BaseException as exc:  # noqa: ASYNC103 - outside of Trio; told to the user's thread
+            self._failure = exc
+            if self.engine is not None:
+                log.error("cluster %s: %s", self.name, exc)
+        finally:
+            self._end_what_is_left()
+            _running.discard(self)
+            self._started.set()
+
+    async def _main(self) -> None:
+        import trio
+
+        from dispy_trio.client.engine import open_engine
+
+        leave = trio.Event()
+        terminate = False
+
+        def set_leave(how: bool) -> None:
+            nonlocal terminate
+            terminate = terminate or how
+            leave.set()
+            if terminate and self.engine is not None:
+                self.engine.close(terminate=True)
+
+        self._token = trio.lowlevel.current_trio_token()
+        self._leave = set_leave
+        async with open_engine(
+            self.work,
+            self.settings,
+            ClusterEars(self),
+            self.embedded,
+            find_owner=self._find_cluster,
+        ) as engine:
+            self.engine = engine
+            self._started.set()
+            await leave.wait()
+            if terminate:
+                engine.close(terminate=True)
+
+    def _find_cluster(self) -> Any:
+        """For `NodeAllocate.allocate`."""
+        found = self._cluster()
+        return self._make_cluster(self) if found is None else found
+
+    def over(self, failure: Exception | None) -> None:
+        """The engine takes no more jobs; with `failure`, because of that."""
+        self._failure = failure
+        self.refuses = self.gone = True
+
+    def _end_what_is_left(self) -> None:
+        self.refuses = self.gone = True
+        if self.engine is not None:
+            # What was submitted while it ended.
+            self.engine.end_left(f"the cluster ended: {self._failure or 'closed'}")
+        with self.drained:
+            self.ended = self.number
+            self.drained.notify_all()
+
+    # --- on any thread -------------------------------------------------------------------------
+    def end_late(self, job: DispyJob[Any]) -> None:
+        """A job was submitted while the engine ended: it may have missed it."""
+        if not job.ended:
+            job.status = JobStatus.Abandoned
+            job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
+            job.announce()
+            if self.notifier is not None:
+                self.notifier.ended([job])
+        with self.drained:
+            self.ended = self.number
+
+    def running(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ClusterClosed, ClusterFailed: it does not run any more.
+        """
+        if self.engine is None or self.gone:
+            raise self.why_closed()
+        return self.engine
+
+    def why_closed(self) -> Exception:
+        if forks.is_inherited(self.process):
+            return forks.made_elsewhere(f"cluster {self.name}", self.process)
+        if self._failure is not None:
+            failed = ClusterFailed(f"cluster {self.name} failed: {self._failure}")
+            failed.__cause__ = self._failure
+            return failed
+        return ClusterClosed(f"cluster {self.name} is closed and takes no more jobs")
+
+    def check_process(self) -> None:
+        """See that the cluster was made here.
+
+        Raises:
+            ClusterClosed: this is a fork of the process in which it was made.
+        """
+        if forks.is_inherited(self.process):
+            raise self.why_closed()
+
+    def call_soon(self, function: Callable[..., None], *args: Any) -> None:
+        """Have a function called on the engine's thread."""
+        import trio
+
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(function, *args)
+        except trio.RunFinishedError:
+            pass  # It has ended, and its jobs with it.
+
+    def ask(self, function: Callable[..., A], *args: Any) -> A:
+        """Call a function on the engine's thread, and wait for what it returns."""
+        import trio
+
+        self.check_process()
+        try:
+            return trio.from_thread.run_sync(function, *args, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
+
+    def run_there(self, function: Callable[..., Awaitable[A]], *args: Any) -> A:
+        """Run an async function on the engine's thread, and wait for what it returns."""
+        import trio
+
+        self.check_process()
+        try:
+            return trio.from_thread.run(function, *args, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
+
+    def wake(self, engine: Engine, job: DispyJob[Any], *, alone: bool) -> None:
+        """Have the engine look at its queue."""
+        if not alone:
+            self.call_soon(engine.wake)
+        elif not engine.wake_from_thread():
+            self.call_soon(engine.resume)
+        elif not engine.queue:
+            # A lone job, sent from here: nothing woke the other thread, so nobody else sets this.
+            engine.wants_jobs = True
+            job.lead = self._lead
+            if engine.queue:
+                self.call_soon(engine.wake)
+
+    def _lead(self, job: DispyJob[Any]) -> None:
+        if self.engine is not None and not self.gone:
+            self.engine.lead(job, self.call_soon)
+
+    def find_dispy_node(self, key: str) -> DispyNode:
+        assert self.engine is not None
+        return self.engine.node(key)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until no job is pending, and the callbacks of those that were have been called."""
+        self.check_process()
+        with self.drained:
+            drained = self.drained.wait_for(lambda: self.ended >= self.number, timeout)
+        if drained and self.notifier is not None:
+            self.notifier.flush()
+        return drained
+
+    def close(self, timeout: float | None, *, terminate: bool) -> bool | None:
+        """See `JobCluster.close`."""
+        self.check_process()
+        was_closed = self._was_closed and not self._thread.is_alive()
+        self._was_closed = self.refuses = True
+        if not terminate or timeout is not None:
+            drained = self.wait(timeout)
+            if not drained and not terminate:
+                self._was_closed, self.refuses = False, self.gone
+                return False
+        if self._thread.is_alive():
+            self.call_soon(lambda: self._leave(terminate))
+            self._thread.join()
+        if self.notifier is not None:
+            self.notifier.flush()
+        return None if was_closed else True
+
+    def close_unattended(self) -> None:
+        """Nobody refers to the cluster any more: close when its jobs have ended.
+
+        May be called by the garbage collector, at any point of any thread: it only leaves word.
+        """
+        if not forks.is_inherited(self.process) and self._thread.is_alive():
+            self.call_soon(lambda: self._leave(False))
+
+    def leave_to_parent(self) -> None:
+        """This process is a fork of the one in which the thread runs."""
+        self.refuses = self.gone = True
+        _running.discard(self)
+
+    def leave_running(self) -> str:
+        """End the thread, and leave what runs on the nodes to them.
+
+        Returns:
+            How many jobs that are, and where; empty for none.
+        """
+        try:
+            left = self.ask(self._leave_running)
+        except (ClusterClosed, ClusterFailed):
+            return ""  # It ends by itself just now.
+        self._thread.join()
+        return left
+
+    def _leave_running(self) -> str:
+        engine = self.running()
+        nodes = engine.machine.nodes.values()
+        sent = Counter({node.key: len(node.outstanding) for node in nodes if node.outstanding})
+        waiting = engine.count_pending() - sent.total()
+        engine.abandon()
+        self._leave(False)
+        text = ", ".join(f"{count} at {key}" for key, count in sent.items())
+        if waiting:
+            text += f"{', and ' if text else ''}{waiting} that wait here will not be run"
+        if not sent:
+            return text
+        several = "jobs run" if sent.total() > 1 else "job runs"
+        return f"{sent.total()} {several} on at the nodes: {text}"
+
+
+_running: set[ClusterThread] = set()
+"""Those whose engine has not ended."""
+
+
+def _close_at_exit() -> None:
+    """A program that ends without closing: its jobs are waited for, but not after Ctrl-C.
+
+    Nor after an error that nobody caught: an embedded node is ended with its jobs; what others run,
+    they run on.
+    """
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    failed = _has_failed()
+    for thread in list(_running):
+        if failed and not interrupted and thread.embedded is None:
+            if left := thread.leave_running():
+                sys.stderr.write(f"cluster {thread.name} was not closed: {left}\n")
+            continue
+        try:
+            thread.close(None, terminate=interrupted or failed)
+        except KeyboardInterrupt:
+            interrupted = True
+            thread.close(None, terminate=True)
+
+
+def _has_failed() -> bool:
+    """Does the program end because of an exception that nobody caught?
+
+    Python keeps the last one that it showed. In a session at the prompt, and in some libraries, that
+    may be one after which the program went on; only of that which ends it the first frame is the
+    program's.
+    """
+    shown = getattr(sys, "last_traceback", None)
+    if shown is None or hasattr(sys, "ps1"):
+        return False
+    return shown.tb_frame.f_code.co_name in ("<module>", "_run_module_as_main")
+
+
+atexit.register(_close_at_exit)

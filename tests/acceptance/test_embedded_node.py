@@ -1,0 +1,71 @@
+"""The embedded node: it is the client's own, whatever lies about and however either of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from .conftest import LIMIT, World
+
+PLANTED = """
+import os
+with open({trace!r}, "a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+raise ImportError("this is none of Python's own")
+"""
+
+
+def test_files_called_like_modules_are_not_imported(world: World) -> None:
+    trace = str(world.tmp_path / "trace")
+    for name in ("json", "queue", "trio", "attrs", "dispy_trio"):
+        world.write(f"here/{name}.py", PLANTED.format(trace=trace))
+    for name in ("psutil", "resource"):
+        # Where the program lies, too; of those that it can do without itself.
+        world.write(f"there/{name}.py", PLANTED.format(trace=trace))
+    script = "from dispy_trio import JobCluster\nprint(JobCluster(abs, cpus=1).submit(-1)())\n"
+    path = world.write("there/program.py", script)
+    program = world.start(sys.executable, path, cwd=world.tmp_path / "here")
+    out, err = program.communicate(timeout=LIMIT)
+    assert (program.returncode, out, err) == (0, "1\n", "")
+    assert not os.path.exists(trace)
+
+
+def test_what_is_on_the_python_path_is_there_for_jobs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write("library/mine_alone.py", "def double(n):\n    return 2 * n\n")
+    monkeypatch.setenv("PYTHONPATH", str(world.tmp_path / "library"))
+    script = """
+from dispy_trio import JobCluster
+
+def compute(n):
+    import mine_alone
+    return mine_alone.double(n)
+
+print(JobCluster(compute, cpus=1).submit(4)())
+"""
+    assert world.run(script) == "8\n"
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None])
+def test_the_end_of_its_client_makes_it_say_nothing(
+    world: World, end: signal.Signals | None
+) -> None:
+    script = f"""
+import os, signal, time
+from dispy_trio import DispyJob, JobCluster
+clusters = [JobCluster(time.sleep, cpus=1) for _ in range(3)]
+jobs = [cluster.submit(60) for cluster in clusters]
+while any(job.status != DispyJob.Running for job in jobs):
+    time.sleep(0.01)
+{"os._exit(0)" if end is None else f"os.kill(os.getpid(), {int(end)})"}
+"""
+    program = world.start(sys.executable, world.write("program.py", script))
+    # Its nodes hold the other end of its stderr: this waits until they are gone, too.
+    out, err = program.communicate(timeout=LIMIT)
+    assert program.returncode == (0 if end is None else -end)
+    assert (out, err) == ("", "")
+    world.wait_until_gone()

@@ -35,7 +35,7 @@ from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
 from dispy_trio.services.outside import Outside
 from dispy_trio.services.places import Key, Places
-from dispy_trio.texts import NOTE_LIMIT, fit_note, to_bytes
+from dispy_trio.texts import NOTE_LIMIT, fit_note, readable, to_bytes
 
 __all__ = ["run_node", "slots_of"]
 
@@ -328,7 +328,7 @@ class NodeService:
         match call.kind, call.body:
             case "log", {"level": int(level), "text": str(text)}:
                 # What follows on further lines is seen to be the job's, too.
-                jobs_log.log(level, "a job says: %s", "\n    ".join(text.splitlines()))
+                jobs_log.log(level, "a job says: %s", "\n    ".join(readable(text).splitlines()))
                 return {}
             case "progress", {"fraction": int() | float() as fraction, "text": str(text)}:
                 peer, job = self._client_of(key, call)

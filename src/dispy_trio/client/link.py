@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -24,7 +24,7 @@ from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolEr
 from dispy_trio.models import Job, Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
-from dispy_trio.runtime.segments import check_parts, offer, open_segment
+from dispy_trio.runtime.segments import offer, open_segment
 from dispy_trio.texts import fit_note, to_bytes
 
 __all__ = ["NodeLink"]
@@ -257,14 +257,12 @@ class NodeLink:
             self._neighbour = message.process
             self._withdraw_offer()
         elif isinstance(message, messages.JobsFinished) and message.segments:
-            payloads: list[Any] = message.payloads
             for index, number in enumerate(message.numbers):
                 if number in message.segments:
                     descriptor, sizes = message.segments[number]
                     segment = open_segment(self._neighbour, descriptor)
                     try:
-                        check_parts(segment, sizes, f"node {self.key}")
-                        payloads[index] = split_parts(map_private(segment), sizes)
+                        _take_parts(message, index, map_private(segment), sizes)
                     finally:
                         os.close(segment)
             self.feed(e.MessageReceived(self.key, message))
@@ -294,11 +292,10 @@ class NodeLink:
             if any(blob not in self._received for blob, _ in message.blobs.values()):
                 still.append(message)
                 continue
-            payloads: list[Any] = message.payloads
             for index, number in enumerate(message.numbers):
                 if number in message.blobs:
                     blob, sizes = message.blobs[number]
-                    payloads[index] = split_parts(self._received.pop(blob), sizes)
+                    _take_parts(message, index, self._received.pop(blob), sizes)
             self.feed(e.MessageReceived(self.key, message))
         self._held = still
 
@@ -453,3 +450,15 @@ class NodeLink:
             return
         if not peer.attach_bulk(stream):
             await stream.aclose()
+
+
+def _take_parts(
+    message: messages.JobsFinished, index: int, memory: memoryview, sizes: Sequence[int]
+) -> None:
+    """Put a large result into its row; sizes that a job has made up are about that job alone."""
+    payloads: list[Any] = message.payloads
+    try:
+        payloads[index] = split_parts(memory, sizes)
+    except ValueError as exc:
+        message.outcomes[index] = Outcome.UNPICKLABLE
+        payloads[index] = to_bytes(fit_note(f"what the job returned can't be read: {exc}"))

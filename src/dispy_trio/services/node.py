@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -199,7 +198,7 @@ class NodeService:
         for job in jobs:
             started, when = self._template(session, job.computation).poll(job.worker)
             # It comes from memory that the job itself can write to.
-            if started == job.sequence and math.isfinite(when):
+            if started == job.sequence and abs(when) < 1e18:
                 numbers.append(job.number)
                 attempts.append(job.attempt)
                 starts.append(when)
@@ -459,23 +458,28 @@ class NodeService:
         self.host.feed(e.SessionConnected(session, stream.peer))
         reason: DispyError | None = None
         watching = trio.CancelScope()
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
 
-            def watch(message: messages.WatchNode) -> None:
-                nonlocal watching
-                watching.cancel()
-                watching = trio.CancelScope()
-                nursery.start_soon(self._report_status, peer, message, watching)
+                def watch(message: messages.WatchNode) -> None:
+                    nonlocal watching
+                    watching.cancel()
+                    watching = trio.CancelScope()
+                    nursery.start_soon(self._report_status, peer, message, watching)
 
-            try:
-                await peer.run(
-                    lambda message: self._on_message(session, peer, message, watch),
-                    lambda blob, size: self._make_room(session, blob, size),
-                    lambda blob, _memory: self._on_blob(session, blob),
-                )
-            except DispyError as exc:
-                reason = exc
-            nursery.cancel_scope.cancel()
+                try:
+                    await peer.run(
+                        lambda message: self._on_message(session, peer, message, watch),
+                        lambda blob, size: self._make_room(session, blob, size),
+                        lambda blob, _memory: self._on_blob(session, blob),
+                    )
+                except DispyError as exc:
+                    reason = exc
+                nursery.cancel_scope.cancel()
+        except Exception as exc:
+            # It is this session's alone, whatever it is: what is left of it is settled below.
+            log.error("the session of %s ended by an error of ours", peer.name, exc_info=exc)
+            reason = LocalError(f"{peer.name}: an error of this node's own")
         if self._peers.get(session) is not peer:
             return
         del self._peers[session]

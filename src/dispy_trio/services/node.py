@@ -27,6 +27,7 @@ from dispy_trio.core.slots import thread_variables
 from dispy_trio.errors import DispyError, LocalError, ProtocolError, RemoteError
 from dispy_trio.models import Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
+from dispy_trio.protocol.codec import encode
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
 from dispy_trio.runtime.segments import can_open, check_parts, map_segment, open_segment
@@ -736,11 +737,13 @@ async def run_node(
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     name = settings.name or platform.node()
-    listener = await outside.net.listen(settings.host, settings.port)
-    host, port = listener.address
     resources = dict(settings.resources)
     if settings.gpus:
         resources["gpus"] = settings.gpus
+    # No client could be told of what does not fit in there.
+    encode(messages.SessionState(name, slots, platform.platform(), [], [], resources))
+    listener = await outside.net.listen(settings.host, settings.port)
+    host, port = listener.address
     machine = NodeMachine(
         name,
         platform.platform(),

@@ -80,6 +80,8 @@ Size = Annotated[int, Meta(ge=0, le=2**50)]
 """Bytes; a sum of many still fits into 64 bits."""
 Moment = Annotated[float, Meta(ge=-1e18, le=1e18)]
 """Seconds since the epoch: whatever clocks and file systems say, but a number."""
+Reading = Annotated[float, Meta(ge=-1e300, le=1e300)]
+"""The same where it comes out of a job's own process: sums of them are numbers too."""
 Amount = Annotated[int, Meta(ge=0, le=2**62)]
 Descriptor = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Mode = Annotated[int, Meta(ge=0, le=0o7777)]
@@ -344,7 +346,7 @@ class JobsStarted:
 
     numbers: list[Number]
     attempts: list[Number]
-    starts: list[Moment]
+    starts: list[Reading]
 
 
 @frozen
@@ -363,9 +365,9 @@ class JobsFinished:
     attempts: list[Number]
     outcomes: list[Annotated[int, Meta(ge=0, le=max(Outcome).value)]]
     """Values of `models.Outcome`."""
-    starts: list[Moment]
+    starts: list[Reading]
     """Seconds since the epoch, by the node's clock."""
-    ends: list[Moment]
+    ends: list[Reading]
     payloads: list[bytes]
     """The pickled result, or the pickled account of what was raised, or a UTF-8 text. Empty when it
     comes as the first parts of a blob or segment."""

@@ -145,6 +145,26 @@ def test_an_error_of_setup_in_no_encoding_is_readable(make: Make) -> None:
     assert "end of it" in job.exception
 
 
+@pytest.mark.parametrize("letter", ["\U0001f40d", "\udce9", "\0", "x"])
+def test_an_error_of_setup_of_any_length(make: Make, letter: str) -> None:
+    def setup() -> int:
+        raise ValueError("begin" + letter * 100_000 + "end of it")
+
+    job = make(abs, setup=setup).submit(1)
+    assert job() is None
+    assert "end of it" in job.exception
+
+
+@pytest.mark.parametrize("letter", ["\U0001f40d", "\udce9", "\0", "x"])
+def test_a_job_may_log_whatever_it_likes(make: Make, letter: str) -> None:
+    def tell(text: str) -> str:
+        dispynode_logger.info(text)  # type: ignore[name-defined]  # noqa: F821
+        return "done"
+
+    job = make(tell).submit(letter * 100_000)
+    assert job() == "done", job.exception
+
+
 def test_an_error_of_a_job_in_no_encoding_is_readable(make: Make) -> None:
     def fail() -> None:
         raise ValueError("caf\udce9")

@@ -24,12 +24,13 @@ from attrs import define, field
 
 from dispy_trio import messages
 from dispy_trio.client.engine import Doors, Engine, open_engine
+from dispy_trio.client.link import _take_parts
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import ConnectionLost, DispyError
 from dispy_trio.messages import MESSAGE_TYPES, Message
-from dispy_trio.models import Conditions
+from dispy_trio.models import Conditions, Outcome
 from dispy_trio.protocol.auth import Kind, Role
 from dispy_trio.protocol.codec import decode, encode
 from dispy_trio.protocol.framing import FRAME_HEADER, FrameDecoder, encode_chunk_header
@@ -452,3 +453,16 @@ def test_no_message_of_a_node_is_felt_by_another_node() -> None:
             assert simulation.ends[number] == ["Finished"]
 
     run(main)
+
+
+def test_a_result_with_sizes_that_do_not_fit_is_its_job_s_alone() -> None:
+    """They come out of the job's own process."""
+    message = messages.JobsFinished(
+        [1, 2], [0, 0], [0, 0], [1.0, 1.0], [2.0, 2.0], [b"", b""],
+        outputs={}, blobs={}, segments={},
+    )  # fmt: skip
+    _take_parts(message, 0, memoryview(b"four"), [5])
+    _take_parts(message, 1, memoryview(b"four"), [4])
+    assert message.outcomes == [Outcome.UNPICKLABLE, Outcome.RETURNED]
+    assert b"do not fit" in message.payloads[0]
+    assert message.payloads[1] == [b"four"]

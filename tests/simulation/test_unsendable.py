@@ -13,7 +13,8 @@ from dispy_trio.client.engine import Doors, Engine, open_engine
 from dispy_trio.client.jobs import DispyJob
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
-from dispy_trio.errors import DispyError
+from dispy_trio.config import NodeSettings
+from dispy_trio.errors import DispyError, LocalError
 from dispy_trio.models import Conditions, JobExtras, JobOptions
 from dispy_trio.protocol.auth import Kind, Role
 from dispy_trio.protocol.codec import FRAME_LIMITS, decode, encode
@@ -21,6 +22,7 @@ from dispy_trio.protocol.framing import FRAME_LIMIT, FrameDecoder
 from dispy_trio.protocol.splitting import halves
 from dispy_trio.runtime.peer import accept_connection
 from dispy_trio.seams import ByteStream
+from dispy_trio.services.node import run_node
 from dispy_trio.testing import MemoryNetwork, deterministic_run, seeded_tokens
 from tests.integration.test_odd_messages import make_outside
 
@@ -212,3 +214,26 @@ def test_a_node_that_breaks_each_session_is_dialled_less_and_less(
 
     run_beside(node, use, OPENING)
     assert least < len(sessions) < most
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"cpus": 2**21}, r"\$\.cpus"),
+        ({"resources": {"disk": 2**63}}, r"\$\.resources"),
+        ({"resources": {"caf\udce9": 1}}, "surrogates not allowed"),
+        ({"gpus": 2**63}, r"\$\.resources"),
+    ],
+)
+def test_a_node_that_no_client_could_be_told_of_does_not_start(
+    settings: dict[str, Any], said: str
+) -> None:
+    async def main() -> None:
+        network = MemoryNetwork(seed=1)
+        await run_node(
+            NodeSettings(host="10.0.0.2", port=PORT, **settings),
+            make_outside(network, "10.0.0.2", []),
+        )
+
+    with pytest.raises(LocalError, match=said):
+        deterministic_run(main, seed=1)

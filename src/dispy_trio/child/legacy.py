@@ -8,8 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from dispy_trio.child import calls, context, sending
+from dispy_trio.child.texts import fit
 
 __all__ = ["NodeLogger", "job_names"]
+
+
+_LOG_SIZE = 16 * 1024
+"""Bytes of what is logged at a time, as JSON."""
 
 
 class NodeLogger:
@@ -21,7 +26,7 @@ class NodeLogger:
         """Log at a numeric level, as in `logging`."""
         text = str(message) % args if args else str(message)
         if context.is_job:
-            calls.call("log", {"level": level, "text": text[:16_000]})
+            calls.call("log", {"level": level, "text": fit(text, _LOG_SIZE)})
         else:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
             print(stamp, context.node_name, text, file=sys.__stderr__, flush=True)

@@ -32,13 +32,14 @@ from dispy_trio.child.jobs import receive_message
 from dispy_trio.child.legacy import job_names
 from dispy_trio.child.ring import RING_SIZE, Ring
 from dispy_trio.child.scope import Scope, add_builtins, import_unimported
+from dispy_trio.child.texts import fit
 from dispy_trio.child.worker import Worker
 
 __all__ = ["main"]
 
 _MESSAGE = 64 * 1024
-_TEXT = 8 * 1024
-"""Characters of a traceback; each may become six bytes of JSON."""
+_TEXT = 48 * 1024
+"""Bytes of a traceback, as JSON."""
 _STRAYS_EVERY = 10.0
 """Seconds between looks for dead processes that jobs left behind."""
 _STRAYS_SOON = 0.1
@@ -177,7 +178,7 @@ class Template:
                     f"\nsend the module {exc.name!r} along with depends=, or install it on the node"
                 )
         if failure:
-            self._send({"kind": "failed", "text": failure[-_TEXT:]})
+            self._send({"kind": "failed", "text": fit(failure, _TEXT)})
             return
         # What is here now is shared with the workers: keep the collector from touching it.
         gc.collect()
@@ -232,7 +233,7 @@ class Template:
                     function(*arguments)
             except BaseException as exc:
                 text += _traceback_of(exc)
-        self._send({"kind": "cleaned up", "text": text[-_TEXT:]})
+        self._send({"kind": "cleaned up", "text": fit(text, _TEXT)})
 
     def _shut_node_down(self) -> None:
         """``dispynode_shutdown``: for cleanup functions, on nodes that allow it."""

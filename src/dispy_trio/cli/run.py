@@ -18,6 +18,7 @@ from attrs import frozen
 
 import dispy_trio
 from dispy_trio.errors import LocalError
+from dispy_trio.texts import readable
 
 __all__ = ["RunOptions", "arguments_of_jobs", "load_computation", "run_jobs"]
 
@@ -205,7 +206,7 @@ def _print_outcome(label: str, job: Any, *, is_program: bool) -> bool:
         typer.echo(f"{label}: {job.status.name}" + (f": {reason}" if reason else ""), err=True)
         return False
     if not is_program:
-        typer.echo(job.result if isinstance(job.result, str) else repr(job.result))
+        typer.echo(readable(job.result) if isinstance(job.result, str) else repr(job.result))
         return True
     if job.result != 0:
         typer.echo(f"{label}: exit status {job.result}", err=True)

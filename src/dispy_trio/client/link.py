@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -24,7 +24,7 @@ from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolEr
 from dispy_trio.models import Job, Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
-from dispy_trio.runtime.segments import check_parts, offer, open_segment
+from dispy_trio.runtime.segments import offer, open_segment
 from dispy_trio.texts import fit_note, to_bytes
 
 __all__ = ["NodeLink"]
@@ -264,8 +264,7 @@ class NodeLink:
                     descriptor, sizes = message.segments[number]
                     segment = open_segment(self._neighbour, descriptor)
                     try:
-                        check_parts(segment, sizes, f"node {self.key}")
-                        _put_in(message, index, split_parts(map_private(segment), sizes))
+                        _take_parts(message, index, map_private(segment), sizes)
                     finally:
                         os.close(segment)
             self.feed(e.MessageReceived(self.key, message))
@@ -298,7 +297,7 @@ class NodeLink:
             for index, number in enumerate(message.numbers):
                 if number in message.blobs:
                     blob, sizes = message.blobs[number]
-                    _put_in(message, index, split_parts(self._received.pop(blob), sizes))
+                    _take_parts(message, index, self._received.pop(blob), sizes)
             self.feed(e.MessageReceived(self.key, message))
         self._held = still
 
@@ -455,10 +454,20 @@ class NodeLink:
             await stream.aclose()
 
 
-def _put_in(message: messages.JobsFinished, index: int, parts: list[memoryview]) -> None:
-    """Give a result what came beside its message: its payload, unless that is there, and output."""
-    *payload, stdout, stderr = parts
+def _take_parts(
+    message: messages.JobsFinished, index: int, memory: memoryview, sizes: Sequence[int]
+) -> None:
+    """Give a result what came beside its message: its payload, unless that is there, and output.
+
+    Sizes that a job has made up are about that job alone.
+    """
     payloads: list[Any] = message.payloads
+    try:
+        *payload, stdout, stderr = split_parts(memory, sizes)
+    except ValueError as exc:
+        message.outcomes[index] = Outcome.UNPICKLABLE
+        payloads[index] = to_bytes(fit_note(f"what the job returned can't be read: {exc}"))
+        return
     if not payloads[index]:
         payloads[index] = payload
     if stdout or stderr:

@@ -528,6 +528,11 @@ class NodeMachine(Slots):
             fresh[number] = record
         if not fresh:
             return
+        if not -1e12 < total < 1e12:
+            # A job has written to the memory in which its worker keeps the times.
+            total = 0.0
+            for record in fresh.values():
+                record.start = record.end = 0.0
         count = len(fresh)
         self.jobs_done += count
         worker.ran = True

@@ -477,6 +477,8 @@ class TcpNet:
             )
         except OSError as exc:
             raise LocalError(f"can't listen on {host!r}: {_reason(exc)}") from exc
+        except UnicodeError as exc:
+            raise LocalError(f"can't listen on {host!r}: this is no host name") from exc
         family, kind, protocol, _, address = found[0]
         sock = trio.socket.socket(family, kind, protocol)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from dispy_trio.core.slots import thread_variables
 from dispy_trio.errors import DispyError, LocalError, ProtocolError, RemoteError
 from dispy_trio.models import Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
+from dispy_trio.protocol.codec import encode
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
 from dispy_trio.runtime.segments import can_open, check_parts, map_segment, open_segment
@@ -35,7 +35,7 @@ from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
 from dispy_trio.services.outside import Outside
 from dispy_trio.services.places import Key, Places
-from dispy_trio.texts import NOTE_LIMIT, fit_note, to_bytes
+from dispy_trio.texts import NOTE_LIMIT, fit_note, readable, to_bytes
 
 __all__ = ["run_node", "slots_of"]
 
@@ -203,7 +203,7 @@ class NodeService:
         for job in jobs:
             started, when = self._template(session, job.computation).poll(job.worker)
             # It comes from memory that the job itself can write to.
-            if started == job.sequence and math.isfinite(when):
+            if started == job.sequence and abs(when) < 1e18:
                 numbers.append(job.number)
                 attempts.append(job.attempt)
                 starts.append(when)
@@ -342,7 +342,7 @@ class NodeService:
         match call.kind, call.body:
             case "log", {"level": int(level), "text": str(text)}:
                 # What follows on further lines is seen to be the job's, too.
-                jobs_log.log(level, "a job says: %s", "\n    ".join(text.splitlines()))
+                jobs_log.log(level, "a job says: %s", "\n    ".join(readable(text).splitlines()))
                 return {}
             case "progress", {"fraction": int() | float() as fraction, "text": str(text)}:
                 peer, job = self._client_of(key, call)
@@ -482,24 +482,29 @@ class NodeService:
         self._peers[session] = peer
         self.host.feed(e.SessionConnected(session, stream.peer))
         reason: DispyError | None = None
-        async with trio.open_nursery() as nursery:
-            reporting = trio.CancelScope()
-
-            def watch(message: messages.WatchNode) -> None:
-                nonlocal reporting
-                reporting.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
                 reporting = trio.CancelScope()
-                nursery.start_soon(self._report_status, session, peer, message, reporting)
 
-            try:
-                await peer.run(
-                    lambda message: self._on_message(session, peer, message, watch),
-                    lambda blob, size: self._make_room(session, blob, size),
-                    lambda blob, _memory: self._on_blob(session, blob),
-                )
-            except DispyError as exc:
-                reason = exc
-            nursery.cancel_scope.cancel()
+                def watch(message: messages.WatchNode) -> None:
+                    nonlocal reporting
+                    reporting.cancel()
+                    reporting = trio.CancelScope()
+                    nursery.start_soon(self._report_status, session, peer, message, reporting)
+
+                try:
+                    await peer.run(
+                        lambda message: self._on_message(session, peer, message, watch),
+                        lambda blob, size: self._make_room(session, blob, size),
+                        lambda blob, _memory: self._on_blob(session, blob),
+                    )
+                except DispyError as exc:
+                    reason = exc
+                nursery.cancel_scope.cancel()
+        except Exception as exc:
+            # It is this session's alone, whatever it is: what is left of it is settled below.
+            log.error("the session of %s ended by an error of ours", peer.name, exc_info=exc)
+            reason = LocalError(f"{peer.name}: an error of this node's own")
         if self._peers.get(session) is not peer:
             return
         del self._peers[session]
@@ -757,11 +762,13 @@ async def run_node(
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     name = settings.name or platform.node()
-    listener = await outside.net.listen(settings.host, settings.port)
-    host, port = listener.address
     resources = dict(settings.resources)
     if settings.gpus:
         resources["gpus"] = settings.gpus
+    # No client could be told of what does not fit in there.
+    encode(messages.SessionState(name, slots, platform.platform(), [], [], resources))
+    listener = await outside.net.listen(settings.host, settings.port)
+    host, port = listener.address
     machine = NodeMachine(
         name,
         platform.platform(),

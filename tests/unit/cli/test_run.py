@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,14 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from dispy_trio.cli.run import RunOptions, arguments_of_jobs, load_computation, run_jobs
+import dispy_trio
+from dispy_trio.cli.run import (
+    RunOptions,
+    _print_outcome,
+    arguments_of_jobs,
+    load_computation,
+    run_jobs,
+)
 from dispy_trio.errors import LocalError
 
 
@@ -121,3 +129,13 @@ def test_programs_are_paths_or_names_on_the_path(tmp_path: Path) -> None:
 def test_a_bad_option_is_told_before_anything_starts(options: RunOptions, said: str) -> None:
     with pytest.raises(LocalError, match=said):
         run_jobs(options)
+
+
+def test_a_result_in_no_encoding_is_printed_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = dispy_trio.DispyJob(1, b"")
+    job.status = dispy_trio.JobStatus.Finished
+    job.outcome, job.reply = 0, pickle.dumps("caf\udce9")
+    assert _print_outcome("job 1", job, is_program=False)
+    assert capsys.readouterr().out == "caf\\udce9\n"

@@ -347,6 +347,9 @@ class NodeMachine(Slots):
             self._send(session, messages.JobsReturned(message.computation, [number]))
         elif number in session.jobs or number in session.ended:
             self._out.append(c.ReleaseSegment(segment))
+        elif not self._can_fit(computation, message.conditions):
+            self._out.append(c.ReleaseSegment(segment))
+            self._send(session, messages.JobsReturned(message.computation, [number]))
         else:
             job = NodeJob(
                 0,
@@ -359,8 +362,6 @@ class NodeMachine(Slots):
             )
             session.jobs[number] = job
             computation.waiting.append(job)
-            if message.conditions is not None:
-                self._return_misfits(session, computation)
 
     def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
         number = message.computation
@@ -390,6 +391,15 @@ class NodeMachine(Slots):
             return
         jobs = session.jobs
         ended = session.ended
+        if not self._can_fit(computation, message.conditions):
+            # Sent before its client knew what there is. Nobody is to wait behind these.
+            unknown = [
+                number
+                for number, attempt in zip(message.numbers, message.attempts, strict=True)
+                if number not in jobs and (number not in ended or ended[number].attempt < attempt)
+            ]
+            self._send(session, messages.JobsReturned(message.computation, unknown))
+            return
         append = computation.waiting.append
         for number, attempt, payload in zip(
             message.numbers, message.attempts, message.payloads, strict=True
@@ -402,16 +412,12 @@ class NodeMachine(Slots):
         if not self.slots:
             # It was on its way when we stopped to take jobs.
             self._recall(session, computation.number, len(message.numbers))
-        elif message.conditions is not None:
-            self._return_misfits(session, computation)
 
     def _return_misfits(self, session: Session, computation: Computation) -> None:
-        """Give back the waiting jobs that ask for more than there will be: nobody is to wait
-        behind them. Their client did not know yet when it sent them."""
+        """Slots were taken away: give back the waiting jobs that ask for more than there are now,
+        so that nobody waits behind them."""
         misfits = [
-            job
-            for job in computation.waiting
-            if job.conditions is not None and not self._can_fit(computation, job.conditions)
+            job for job in computation.waiting if not self._can_fit(computation, job.conditions)
         ]
         if not misfits:
             return

@@ -131,6 +131,8 @@ def slots_taken(conditions: Conditions) -> int:
 
 def demands(conditions: Conditions) -> dict[str, int]:
     """What a job takes beside slots; GPUs under ``gpus``. Never gives anything."""
+    if not conditions.resources and conditions.gpus <= 0:
+        return {}
     amounts = {name: amount for name, amount in conditions.resources.items() if amount > 0}
     if conditions.gpus > 0:
         amounts["gpus"] = conditions.gpus

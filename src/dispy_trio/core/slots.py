@@ -138,8 +138,10 @@ class Slots:
             amount <= self._free.get(name, 0) for name, amount in demands(conditions).items()
         )
 
-    def _can_fit(self, computation: Computation, conditions: Conditions) -> bool:
+    def _can_fit(self, computation: Computation, conditions: Conditions | None) -> bool:
         """Could such a job be started if nothing else ran?"""
+        if conditions is None:
+            return True
         most = min(self.slots, computation.limit or self.slots)
         return slots_taken(conditions) <= most and all(
             amount <= self.resources.get(name, 0) for name, amount in demands(conditions).items()

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 __all__ = [
     "CONDITIONS_OF_MOST",
+    "OPTIONS_OF_MOST",
     "Conditions",
     "Job",
     "JobExtras",
@@ -92,6 +93,9 @@ class JobOptions:
     """How often it is tried again after it failed."""
     retry_delay: float = 1.0
     """Seconds before the first new try; doubled each time."""
+
+
+OPTIONS_OF_MOST = JobOptions()
 
 
 class JobFile(NamedTuple):

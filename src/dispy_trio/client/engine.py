@@ -136,7 +136,10 @@ class Engine:
             self.keeper = Keeper(self.embedded, self._is_wanted, self._use_embedded, self._lose)
         self.allocations = list(self.settings.choice.allocations)
         self.machine.computations[1] = ComputationRecord(
-            self.work.opening, self.queue, reentrant=self.settings.reentrant
+            self.work.opening,
+            self.queue,
+            reentrant=self.settings.reentrant,
+            options=self.settings.options,
         )
 
     def queue_aside(self, job: Job) -> None:

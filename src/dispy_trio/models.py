@@ -17,6 +17,7 @@ __all__ = [
     "CONDITIONS_OF_MOST",
     "MOST_RESOURCES",
     "MOST_SLOTS",
+    "OPTIONS_OF_MOST",
     "Conditions",
     "Job",
     "JobExtras",
@@ -109,6 +110,9 @@ class JobOptions:
     """How often it is tried again after it failed."""
     retry_delay: float = 1.0
     """Seconds before the first new try; doubled each time."""
+
+
+OPTIONS_OF_MOST = JobOptions()
 
 
 class JobFile(NamedTuple):

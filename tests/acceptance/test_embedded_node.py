@@ -57,8 +57,13 @@ def test_the_end_of_its_client_makes_it_say_nothing(
     script = f"""
 import os, signal, time
 from dispy_trio import DispyJob, JobCluster
-clusters = [JobCluster(time.sleep, cpus=1) for _ in range(3)]
+clusters = [JobCluster(time.sleep, cpus=1) for _ in range(2)]
+for cluster in clusters:
+    [job() for job in [cluster.submit(0) for _ in range(50)]]  # Short: many are sent ahead.
 jobs = [cluster.submit(60) for cluster in clusters]
+for cluster in clusters:
+    for _ in range(20):
+        cluster.submit(0)
 while any(job.status != DispyJob.Running for job in jobs):
     time.sleep(0.01)
 {"os._exit(0)" if end is None else f"os.kill(os.getpid(), {int(end)})"}

@@ -28,13 +28,13 @@ from dispy_trio.client.nodes import (
     choose_nodes,
 )
 from dispy_trio.client.optioned import OptionedCluster
-from dispy_trio.client.options import Options, make_options
+from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
-from dispy_trio.models import JobExtras, JobFile, JobOptions
+from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
     from dispy_trio.client.callbacks import ClusterCallback, JobCallback
@@ -94,6 +94,7 @@ class JobCluster(Generic[P, T]):
         setup_timeout: float | None = None,
         live_output: bool = False,
         max_output: int | str | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         """Pack the computation and start to reach nodes; does not wait for any.
 
@@ -134,6 +135,10 @@ class JobCluster(Generic[P, T]):
             live_output: show what jobs print while they run.
             max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
                 the middle of longer ones is cut out, which a line in its place tells. None for all.
+            isolation: ``"job"`` has a process forked for each job; ``"worker"`` has jobs run one
+                after the other in the same processes, where what they leave in globals of modules
+                stays. None takes what the environment variable DISPY_TRIO_ISOLATION says, else
+                ``"worker"``.
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
@@ -186,6 +191,7 @@ class JobCluster(Generic[P, T]):
                 keyfile,
                 PULSE_INTERVAL if pulse_interval is None else pulse_interval,
                 connect_timeout,
+                options_of_all(isolation),
             )
             work = s.pack_work(
                 computation,
@@ -263,7 +269,9 @@ class JobCluster(Generic[P, T]):
         key = self._ready_node(node)
         if key is None:
             return None
-        return self._submit_with(args, kwargs, JobExtras(pinned=key), job_id=job_id)
+        return self._submit_with(
+            args, kwargs, JobExtras(self._thread.settings.options, pinned=key), job_id=job_id
+        )
 
     def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
         """This cluster, for jobs that are to be run in some special way.
@@ -276,7 +284,7 @@ class JobCluster(Generic[P, T]):
         Raises:
             TypeError, ValueError: name the option and what is allowed.
         """
-        return OptionedCluster(self, make_options(JobOptions(), **options))
+        return OptionedCluster(self, make_options(self._thread.settings.options, **options))
 
     def _submit_with(
         self,
@@ -299,7 +307,7 @@ class JobCluster(Generic[P, T]):
         from dispy_trio.compute.packaging import pack_code
 
         needs = sort_depends(depends, JOB_DEPENDS)
-        extras = extras or JobExtras()
+        extras = extras or JobExtras(self._thread.settings.options)
         extras.files = needs.all_files
         if not needs.code:
             return self._submit(pack_arguments(args, kwargs), extras, job_id)
@@ -319,6 +327,8 @@ class JobCluster(Generic[P, T]):
         )
         if isinstance(payload, Parts):
             job.size = payload.size
+            if extras is None and thread.settings.options.conditions is not CONDITIONS_OF_MOST:
+                extras = JobExtras(thread.settings.options)  # It does not travel with the others.
         if thread.notifier is not None:
             thread.notifier.created(job)
         if extras is not None:

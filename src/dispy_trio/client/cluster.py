@@ -20,12 +20,12 @@ from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
-from dispy_trio.client.options import Options, make_options
+from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
-from dispy_trio.models import JobExtras, JobOptions
+from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobOptions
 
 __all__ = ["Cluster", "open_cluster"]
 
@@ -79,7 +79,7 @@ class Cluster(Generic[P, T]):
         Raises:
             TypeError, ValueError: name the option and what is allowed.
         """
-        return OptionedCluster(self, make_options(JobOptions(), **options))
+        return OptionedCluster(self, make_options(self._engine.settings.options, **options))
 
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
         job: JobHandle[Any] = JobHandle(
@@ -92,6 +92,9 @@ class Cluster(Generic[P, T]):
         )
         if isinstance(payload, Parts):
             job.size = payload.size
+            options = self._engine.settings.options
+            if extras is None and options.conditions is not CONDITIONS_OF_MOST:
+                extras = JobExtras(options)  # It does not travel with the others.
         self._next_number += 1
         if extras is not None:
             job.extras = extras
@@ -233,6 +236,7 @@ async def open_cluster(
     keyfile: str | os.PathLike[str] | None = None,
     pulse_interval: float = PULSE_INTERVAL,
     connect_timeout: float | None = None,
+    isolation: Isolation | None = None,
 ) -> AsyncIterator[Cluster[P, T]]:
     """Run a function on the processors of a cluster.
 
@@ -260,6 +264,7 @@ async def open_cluster(
         keyfile: its private key, if that is not in the same file.
         pulse_interval: seconds between signs of life; a node is lost after three missed ones.
         connect_timeout: seconds to wait for a first usable node; None waits for ever.
+        isolation: ``"job"`` has a process forked for each job; as of `JobCluster`.
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
@@ -280,6 +285,7 @@ async def open_cluster(
         keyfile,
         pulse_interval,
         connect_timeout,
+        options_of_all(isolation),
     )
     work = pack_work(
         computation,

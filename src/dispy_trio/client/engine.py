@@ -117,6 +117,8 @@ class Engine:
     clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
     _ended: trio.Event = field(factory=trio.Event)
     _life: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
+    _patience: trio.CancelScope = field(factory=trio.CancelScope)
+    """For the nodes to tell that nothing is left there; limited once jobs are to be stopped."""
     usable: trio.Event = field(factory=trio.Event)
     """A node is ready to run jobs."""
     troubles: dict[str, str] = field(factory=dict)
@@ -137,7 +139,10 @@ class Engine:
             self.keeper = Keeper(self.embedded, self._is_wanted, self._use_embedded, self._lose)
         self.allocations = list(self.settings.choice.allocations)
         self.machine.computations[1] = ComputationRecord(
-            self.work.opening, self.queue, reentrant=self.settings.reentrant
+            self.work.opening,
+            self.queue,
+            reentrant=self.settings.reentrant,
+            options=self.settings.options,
         )
 
     def queue_aside(self, job: Job) -> None:
@@ -202,6 +207,8 @@ class Engine:
         if terminate:
             for scope in self._preparing.values():
                 scope.cancel()
+            # Also when that is wanted only after a while of waiting for the jobs.
+            self._patience.deadline = trio.current_time() + CLOSE_GRACE
 
     def _feed(self, event: ClusterEvent) -> None:
         self.host.feed(event)
@@ -574,10 +581,11 @@ class Engine:
         """End the computation everywhere and say goodbye; bounded by `CLOSE_GRACE`."""
         if self.has_ended:
             return  # Nobody is left who could tell anything to the nodes, or it is not to be told.
+        self._patience = trio.CancelScope(deadline=self._patience.deadline)
         self.close(terminate=terminate)
-        with trio.move_on_after(CLOSE_GRACE if terminate else float("inf")) as scope:
+        with self._patience:
             await self.closed.wait()
-        if scope.cancelled_caught:
+        if self._patience.cancelled_caught:
             left = [n.key for n in self.machine.nodes.values() if n.memberships]
             log.warning("nodes %s did not confirm that nothing is left there", ", ".join(left))
         with trio.move_on_after(GOODBYE_GRACE):

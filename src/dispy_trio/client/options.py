@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from attrs import evolve
 
-from dispy_trio.models import MOST_RESOURCES, MOST_SLOTS, Conditions, JobOptions
+from dispy_trio.models import (
+    CONDITIONS_OF_MOST,
+    MOST_RESOURCES,
+    MOST_SLOTS,
+    Conditions,
+    JobOptions,
+)
 from dispy_trio.texts import NAME_LIMIT, readable
 
-__all__ = ["Isolation", "Options", "make_options", "parse_size"]
+__all__ = ["Isolation", "Options", "make_options", "options_of_all", "parse_size"]
 
 Isolation = Literal["worker", "job"]
 
 _MOST = 2**62
 N = TypeVar("N", int, float)
+ISOLATION_VARIABLE = "DISPY_TRIO_ISOLATION"
+"""The isolation of clusters that are made without one."""
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
@@ -89,7 +98,9 @@ class Options(TypedDict, total=False):
     resources: Mapping[str, int]
     """Amounts of named resources that a job takes, of those its node was given."""
     isolation: Isolation
-    """``"job"`` has a process forked for each job, ``"worker"`` shares them."""
+    """``"job"`` has a process forked for each job, which finds what setup made and nothing that
+    another job left; ``"worker"`` has jobs run one after the other in the same processes, where
+    globals of modules stay as the last job left them."""
     max_jobs_per_worker: int
     """Jobs after which a worker process is replaced."""
     memory_limit: int | str
@@ -112,7 +123,9 @@ def make_options(old: JobOptions, **given: Unpack[Options]) -> JobOptions:
             kind, change = _CHANGES[name](value)
             (conditions if kind is Conditions else options).update(change)
     if conditions:
-        options["conditions"] = evolve(old.conditions, **conditions)
+        changed = evolve(old.conditions, **conditions)
+        # Those that ask for nothing travel together, as most do.
+        options["conditions"] = CONDITIONS_OF_MOST if changed == CONDITIONS_OF_MOST else changed
     return evolve(old, **options)
 
 
@@ -129,10 +142,27 @@ def _resources(value: Any) -> dict[str, int]:
     return {str(name): _count(amount, f"resources[{name!r}]", 0) for name, amount in value.items()}
 
 
-def _is_isolated(value: Any) -> bool:
+def _is_isolated(value: Any, parameter: str = "isolation") -> bool:
     if value not in ("worker", "job"):
-        raise ValueError(f"isolation is {value!r}; it has to be 'worker' or 'job'")
+        raise ValueError(f"{parameter} is {value!r}; it has to be 'worker' or 'job'")
     return bool(value == "job")
+
+
+def options_of_all(isolation: Isolation | None) -> JobOptions:
+    """The options of all jobs of a cluster, by its ``isolation``.
+
+    Programs that do not say anything of it can be told by the environment variable
+    DISPY_TRIO_ISOLATION.
+
+    Raises:
+        ValueError: it is neither ``"worker"`` nor ``"job"``; names where it was set.
+    """
+    isolated = False
+    if isolation is not None:
+        isolated = _is_isolated(isolation)
+    elif from_outside := os.environ.get(ISOLATION_VARIABLE):
+        isolated = _is_isolated(from_outside, ISOLATION_VARIABLE)
+    return JobOptions(Conditions(isolated=True)) if isolated else JobOptions()
 
 
 _Change = Callable[[Any], tuple[type, dict[str, Any]]]

@@ -17,7 +17,7 @@ from dispy_trio.client.options import parse_size
 from dispy_trio.compute.depends import NO_DEPENDS, sort_depends
 from dispy_trio.compute.packaging import Bundle, pack_computation
 from dispy_trio.config import PULSE_INTERVAL
-from dispy_trio.models import JobFile
+from dispy_trio.models import OPTIONS_OF_MOST, JobFile, JobOptions
 
 __all__ = [
     "ClusterSettings",
@@ -42,6 +42,8 @@ class ClusterSettings:
     keyfile: str | os.PathLike[str] | None = None
     pulse_interval: float = PULSE_INTERVAL
     connect_timeout: float | None = None
+    options: JobOptions = OPTIONS_OF_MOST
+    """Of the jobs that are given none of their own."""
 
 
 @define

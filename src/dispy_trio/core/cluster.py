@@ -214,13 +214,16 @@ class ClusterMachine(Placement):
                 self._out.append(c.AnnounceOutput(job, stdout, stderr))
                 return
             case messages.JobProgress(fraction=fraction, text=text):
-                job.extras = job.extras or JobExtras()
+                job.extras = job.extras or self._new_extras(job)
                 job.extras.progress = (fraction, text)
             case messages.JobProvisional(payload=payload):
                 move(job, JobStatus.ProvisionalResult)
-                job.extras = job.extras or JobExtras()
+                job.extras = job.extras or self._new_extras(job)
                 job.extras.provisional = payload
                 self._out.append(c.AnnounceProvisional(job))
+
+    def _new_extras(self, job: Job) -> JobExtras:
+        return JobExtras(self.computations[job.computation].options)
 
     def _finished(self, node: NodeRecord, message: messages.JobsFinished, now: float) -> None:
         ended: list[Job] = []

@@ -32,8 +32,10 @@ from dispy_trio.core.jobs import ENDED, has_ended, move, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.models import (
     CONDITIONS_OF_MOST,
+    OPTIONS_OF_MOST,
     Conditions,
     Job,
+    JobOptions,
     JobStatus,
     Outcome,
     SlotHolder,
@@ -63,6 +65,8 @@ class ComputationRecord:
     queue: deque[Job]
     """Shared with whoever submits: it appends on the right, from any thread."""
     reentrant: bool = False
+    options: JobOptions = OPTIONS_OF_MOST
+    """Of its jobs that have no extras."""
     aside: Aside = field(factory=Aside)
     waiting_aside: int = 0
     """Jobs that wait, but not in `queue`: pinned, with a priority, before another try…"""
@@ -84,6 +88,12 @@ class ComputationRecord:
     @property
     def number(self) -> int:
         return self.opening.computation
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """Of its jobs that have no extras; None for those of most."""
+        conditions = self.options.conditions
+        return None if conditions is CONDITIONS_OF_MOST else conditions
 
     @property
     def prefetch(self) -> int:
@@ -437,7 +447,14 @@ class Placement:
                 self._out.append(
                     c.Send(
                         key,
-                        messages.RunJobs(record.number, numbers, attempts, payloads, acknowledged),
+                        messages.RunJobs(
+                            record.number,
+                            numbers,
+                            attempts,
+                            payloads,
+                            acknowledged,
+                            record.conditions,
+                        ),
                     )
                 )
 

@@ -84,6 +84,8 @@ def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProces
                 await line.recv(1)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # It has ended already.
+            # Whose end it may be with jobs waiting: none of them is to be started any more.
+            control.terminate_jobs()
             nursery.cancel_scope.cancel()
 
     trio.run(serve)

@@ -50,8 +50,8 @@ class _Stream:
 
     def __init__(self, number: int, kept: int, marks: memoryview) -> None:
         self.number = number
+        # Beside 1 or 2, which a job may close or lead elsewhere.
         self.kept = kept
-        """Beside 1 or 2, which a job may close or lead elsewhere."""
         self._file = _identity(kept)
         self._index = number - 1
         self._marks = marks

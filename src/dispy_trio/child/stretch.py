@@ -86,9 +86,14 @@ def write_parts(
     """
     sizes = [len(piece) for piece in pieces] + [size_of(output) for output in outputs]
     if sum(sizes[len(pieces) :]) > ON_DISK:
-        segment = new_file(directory, "dispy-trio")
-    else:
-        segment = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
+        try:
+            return _fill(new_file(directory, "dispy-trio"), pieces, outputs), sizes
+        except OSError:
+            pass  # The disk is full. Memory may have room.
+    return _fill(os.memfd_create("dispy-trio", os.MFD_CLOEXEC), pieces, outputs), sizes
+
+
+def _fill(segment: int, pieces: Sequence[memoryview | bytes], outputs: Sequence[Written]) -> int:
     try:
         offset = _write(segment, padded(pieces), 0)
         for output in outputs:
@@ -99,7 +104,7 @@ def write_parts(
     except BaseException:
         os.close(segment)
         raise
-    return segment, sizes
+    return segment
 
 
 def _write(segment: int, views: Sequence[memoryview | bytes], offset: int) -> int:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
 
-from dispy_trio.child import calls, context, importer
+from dispy_trio.child import calls, context, forks, importer, surroundings
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import adopt_orphans, die_with_parent
 from dispy_trio.child.jobs import receive_message
@@ -171,11 +171,13 @@ class Template:
                 given = file.read()
             failure = self._set_up(pickle.loads(pickled), given)
         except BaseException as exc:
+            _end_strays(exc)
             failure = _traceback_of(exc)
             if isinstance(exc, ModuleNotFoundError):
                 failure += (
                     f"\nsend the module {exc.name!r} along with depends=, or install it on the node"
                 )
+        _end_strays(None)
         if failure:
             self._send({"kind": "failed", "text": failure[-_TEXT:]})
             return
@@ -231,7 +233,9 @@ class Template:
                 if function is not None:
                     function(*arguments)
             except BaseException as exc:
+                _end_strays(exc)
                 text += _traceback_of(exc)
+            _end_strays(None)
         self._send({"kind": "cleaned up", "text": text[-_TEXT:]})
 
     def _shut_node_down(self) -> None:
@@ -246,7 +250,7 @@ class Template:
             with warnings.catch_warnings():
                 # Threads that a user's module started do not survive; that is known.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                pid = os.fork()
+                pid = forks.fork()
         except OSError as exc:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -329,6 +333,12 @@ class Template:
         )
 
 
+def _end_strays(error: BaseException | None) -> None:
+    """End a process that the user's code has forked, and that came back to us."""
+    if not forks.is_ours():
+        forks.leave(error)
+
+
 def _traceback_of(exc: BaseException) -> str:
     """The traceback, without the frames that are ours."""
     here = os.path.dirname(__file__)
@@ -347,5 +357,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = socket.socket(fileno=int(sys.argv[1]))
     supervisor.set_inheritable(False)
+    forks.claim()
+    forks.keep(supervisor)
+    surroundings.watch()
     del sys.argv[1:]
     Template(supervisor).run()

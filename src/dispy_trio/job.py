@@ -46,6 +46,7 @@ def provisional_result(result: Any, *, timeout: float | None = None) -> None:
 
     Raises:
         OSError: the client is not there, or did not take it within `timeout` seconds.
+        ValueError: the timeout is negative, or no number.
         Exception: the result can't be pickled.
     """
     sending.send_result(result, timeout)
@@ -100,6 +101,7 @@ def send_file(path: str | os.PathLike[str], *, timeout: float | None = None) -> 
     Raises:
         OSError: it is no such file, lies outside of the job's directory, is larger than the node or
             the client allows, or the client did not take it; the text says which.
+        ValueError: the timeout is negative, or no number.
     """
     sending.send_file(path, timeout)
 

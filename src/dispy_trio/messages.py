@@ -1,4 +1,8 @@
-"""Every message of the job plane. This module knows no codec.
+"""Every message of the job plane, with the bounds of what may be said in it.
+
+What is not within them is no message: whoever decodes it refuses it, and so nothing behind that has
+to expect a negative size or a time that is no number. Whoever makes a message need not cut texts:
+the classes do.
 
 Batches are columns, not lists of objects: a thousand jobs are three lists of a thousand, which
 costs no object per job on either side.
@@ -9,9 +13,21 @@ a scheduler), ``node`` is whoever runs it.
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from typing import Annotated
 
-from dispy_trio.models import Conditions
+from attrs import field, frozen
+from msgspec import Meta
+
+from dispy_trio.models import Conditions, Outcome, Seconds, Slots
+from dispy_trio.texts import (
+    NAME_LIMIT,
+    NOTE_LIMIT,
+    TEXT_LIMIT,
+    FilePath,
+    fit_name,
+    fit_note,
+    fit_text,
+)
 
 __all__ = [
     "BULK_THRESHOLD",
@@ -58,27 +74,43 @@ __all__ = [
 BULK_THRESHOLD = 256 * 1024
 """Bytes. A payload larger than this travels over the bulk connection."""
 
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An identity, or a count of such."""
+Size = Annotated[int, Meta(ge=0, le=2**50)]
+"""Bytes; a sum of many still fits into 64 bits."""
+Moment = Annotated[float, Meta(ge=-1e18, le=1e18)]
+"""Seconds since the epoch: whatever clocks and file systems say, but a number."""
+Amount = Annotated[int, Meta(ge=0, le=2**62)]
+Descriptor = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Mode = Annotated[int, Meta(ge=0, le=0o7777)]
+Percent = Annotated[float, Meta(ge=0.0, le=1e6)]
+Name = Annotated[str, Meta(max_length=NAME_LIMIT)]
+Note = Annotated[str, Meta(max_length=NOTE_LIMIT)]
+Text = Annotated[str, Meta(max_length=TEXT_LIMIT)]
+Digits = Annotated[str, Meta(pattern=r"\A[0-9a-f]{0,64}\Z")]
+"""Of a digest, or of a token."""
+
 
 # Both ways.
 @frozen
 class Ping:
     """Are you there? Sent every pulse interval; answered by `Pong` with the same token."""
 
-    token: int
+    token: Number
 
 
 @frozen
 class Pong:
     """I am."""
 
-    token: int
+    token: Number
 
 
 @frozen
 class Goodbye:
     """I close this session on purpose; do not wait for me."""
 
-    reason: str
+    reason: Note = field(converter=fit_note)
 
 
 # Node to client, first thing after the handshake.
@@ -90,27 +122,29 @@ class SessionState:
     here never arrived, so it may be sent elsewhere without being run twice.
     """
 
-    name: str
-    cpus: int
-    platform: str
-    numbers: list[int]
+    name: Name = field(converter=fit_name)
+    cpus: Slots
+    platform: Name = field(converter=fit_name)
+    numbers: list[Number]
     """Numbers of the jobs waiting, running, or ended and not yet acknowledged."""
-    computations: list[int]
-    resources: dict[str, int] = field(factory=dict)
+    computations: list[Number]
+    resources: dict[str, Amount] = field(factory=dict)
     """Amounts of what jobs may ask for beside slots; GPUs under ``gpus``."""
+    more: bool = False
+    """Another of these follows, with further numbers."""
 
 
 @frozen
 class NodeStatus:
     """What is free on the node's machine, for who watches it."""
 
-    cpu: float
+    cpu: Percent
     """Percent of all processors together that is idle."""
-    memory: int
+    memory: Amount
     """Bytes that programs may still use."""
-    disk: int
+    disk: Amount
     """Bytes, where computations have their files."""
-    swap: float
+    swap: Percent
     """Percent that is free."""
 
 
@@ -118,7 +152,7 @@ class NodeStatus:
 class NodeCpus:
     """The node has that many slots from now on; with none it takes no new jobs."""
 
-    cpus: int
+    cpus: Slots
 
 
 # Client to node.
@@ -126,7 +160,7 @@ class NodeCpus:
 class WatchNode:
     """Send me `NodeStatus` every so many seconds."""
 
-    interval: float
+    interval: Seconds
     now: bool
     """The first one at once: I need it to decide whether to use the node."""
 
@@ -135,55 +169,59 @@ class WatchNode:
 class ComputationOptions:
     """How a node runs one computation."""
 
-    dest_path: str = ""
+    dest_path: FilePath = field(default=FilePath(""), converter=FilePath)
     """Directory that lasts from one computation to the next, below the client's own; empty for a
     fresh one."""
     keep_files: bool = False
     """Leave the files there at the end."""
     arguments: bytes = b""
     """Pickled arguments of setup and cleanup, for this node."""
-    setup_timeout: float = 0.0
+    setup_timeout: Seconds = 0.0
     """Seconds; 0 for no limit."""
-    cpus: int = 0
+    cpus: Slots = 0
     """Slots it may use; 0 for all."""
     live_output: bool = False
     """Send what jobs write while they run."""
     has_cleanup: bool = False
     """There is a function to call at the end."""
+    output_limit: Size = 0
+    """Bytes kept of each of a job's stdout and stderr; 0 for all."""
 
 
 @frozen
 class OpenComputation:
     """Here is a computation; make a template process for it."""
 
-    computation: int
-    name: str
-    digest: str
+    computation: Number
+    name: Name = field(converter=fit_name)
+    digest: Digits
     """SHA-256 of the bundle, hex."""
     bundle: bytes
     """Empty when it comes over the bulk connection as `blob`."""
-    blob: int
+    blob: Number
     """Identity of the blob that carries the bundle; 0 when it is inline."""
     options: ComputationOptions = ComputationOptions()
+    arguments_size: Size = 0
+    """Bytes at the end of the blob that are `options.arguments`."""
 
 
 @frozen
 class SetCpus:
     """Use that many slots for the computation from now on."""
 
-    computation: int
-    cpus: int
+    computation: Number
+    cpus: Slots
 
 
 @frozen
 class RunJobs:
     """Small jobs, by columns, and acknowledgements that ride along."""
 
-    computation: int
-    numbers: list[int]
-    attempts: list[int]
+    computation: Number
+    numbers: list[Number]
+    attempts: list[Number]
     payloads: list[bytes]
-    acknowledged: list[int]
+    acknowledged: list[Number]
     """As `AckResults`."""
     conditions: Conditions | None = None
     """Of each of these jobs; None for those that ask for nothing."""
@@ -193,14 +231,14 @@ class RunJobs:
 class RunBulkJob:
     """One job whose argument comes over the bulk connection."""
 
-    computation: int
-    number: int
-    attempt: int
-    blob: int
+    computation: Number
+    number: Number
+    attempt: Number
+    blob: Number
     """0 when the argument is a segment of the client's that the node can open."""
-    sizes: list[int]
+    sizes: list[Size]
     """Bytes of each part of the blob: the pickle first, then its out-of-band buffers."""
-    segment: int
+    segment: Annotated[int, Meta(ge=-1, le=2**31 - 1)]
     """Descriptor in the client's process; -1 when the argument comes as a blob."""
     conditions: Conditions | None = None
 
@@ -209,8 +247,8 @@ class RunBulkJob:
 class CancelJobs:
     """Stop these, waiting or running. Each still ends with a result."""
 
-    numbers: list[int]
-    attempts: list[int]
+    numbers: list[Number]
+    attempts: list[Annotated[int, Meta(ge=-1, le=2**63 - 1)]]
 
 
 @frozen
@@ -218,38 +256,38 @@ class OfferSegments:
     """If you can open this descriptor of my process and find the token there, we share a machine,
     and large arguments and results need not be copied through the network."""
 
-    process: int
-    descriptor: int
-    token: bytes
+    process: Descriptor
+    descriptor: Descriptor
+    token: Annotated[bytes, Meta(min_length=16, max_length=64)]
 
 
 @frozen
 class AnswerSegments:
     """The answer of the node; its `process` is 0 when it can't."""
 
-    process: int
+    process: Descriptor
 
 
 @frozen
 class RecallJobs:
     """Give back up to `count` jobs of this computation that have not started, newest first."""
 
-    computation: int
-    count: int
+    computation: Number
+    count: Number
 
 
 @frozen
 class AckResults:
     """These results are safe with me; forget them."""
 
-    numbers: list[int]
+    numbers: list[Number]
 
 
 @frozen
 class CloseComputation:
     """End the computation: kill what runs when `terminate`, else let it finish first."""
 
-    computation: int
+    computation: Number
     terminate: bool
     release: bool = True
     """False when it is opened again at once: its files stay."""
@@ -259,7 +297,7 @@ class CloseComputation:
 class AckProvisional:
     """A provisional result has arrived; `taken` says whether anybody wants it."""
 
-    request: int
+    request: Number
     taken: bool
 
 
@@ -267,8 +305,8 @@ class AckProvisional:
 class FileAnswer:
     """What became of a `FileOffered`."""
 
-    request: int
-    text: str
+    request: Number
+    text: Note = field(converter=fit_note)
     """Empty when it is stored; else why not."""
 
 
@@ -277,90 +315,93 @@ class FileAnswer:
 class ComputationReady:
     """The template has loaded the bundle and run its setup."""
 
-    computation: int
+    computation: Number
 
 
 @frozen
 class ComputationFailed:
     """The template could not load the bundle, or setup failed, or it died."""
 
-    computation: int
-    text: str
+    computation: Number
+    text: Text = field(converter=fit_text)
 
 
 @frozen
 class ComputationClosed:
     """Nothing of the computation is left on the node."""
 
-    computation: int
+    computation: Number
 
 
 @frozen
 class JobsStarted:
     """These run by now. Jobs that end within milliseconds may never be listed."""
 
-    numbers: list[int]
-    attempts: list[int]
-    starts: list[float]
+    numbers: list[Number]
+    attempts: list[Number]
+    starts: list[Moment]
 
 
 @frozen
 class JobsReturned:
     """These had not started and will not run here."""
 
-    computation: int
-    numbers: list[int]
+    computation: Number
+    numbers: list[Number]
 
 
 @frozen
 class JobsFinished:
     """Ends of jobs, by columns."""
 
-    numbers: list[int]
-    attempts: list[int]
-    outcomes: list[int]
+    numbers: list[Number]
+    attempts: list[Number]
+    outcomes: list[Annotated[int, Meta(ge=0, le=max(Outcome).value)]]
     """Values of `models.Outcome`."""
-    starts: list[float]
+    starts: list[Moment]
     """Seconds since the epoch, by the node's clock."""
-    ends: list[float]
+    ends: list[Moment]
     payloads: list[bytes]
-    """The pickled result, or the pickled account of what was raised, or a UTF-8 text."""
+    """The pickled result, or the pickled account of what was raised, or a UTF-8 text. Empty when it
+    comes as the first parts of a blob or segment."""
     outputs: dict[int, tuple[bytes, bytes]]
-    """Number to (stdout, stderr), for the jobs that wrote anything."""
-    blobs: dict[int, tuple[int, list[int]]]
-    """Number to (blob, sizes), for the results that come over the bulk connection."""
-    segments: dict[int, tuple[int, list[int]]]
-    """Number to (descriptor in the node's process, sizes), on one machine."""
+    """Number to (stdout, stderr), for the jobs that wrote anything, if it is not in a blob or
+    segment."""
+    blobs: dict[int, tuple[Number, list[Size]]]
+    """Number to (blob, sizes), for what comes over the bulk connection: the parts of the payload
+    and, as the last two, stdout and stderr."""
+    segments: dict[int, tuple[Descriptor, list[Size]]]
+    """Number to (descriptor in the node's process, sizes), for the same on one machine."""
 
 
 @frozen
 class JobProvisional:
     """What a running job wants known before its end; answered by `AckProvisional`."""
 
-    number: int
-    attempt: int
-    request: int
+    number: Number
+    attempt: Number
+    request: Number
     payload: bytes
     """The pickled result; empty when it comes as `blob`."""
-    blob: int
+    blob: Number
 
 
 @frozen
 class JobProgress:
     """How far a running job says it is."""
 
-    number: int
-    attempt: int
-    fraction: float
-    text: str
+    number: Number
+    attempt: Number
+    fraction: Annotated[float, Meta(ge=0.0, le=1.0)]
+    text: Note = field(converter=fit_note)
 
 
 @frozen
 class JobOutput:
     """What a running job has written since the last of these."""
 
-    number: int
-    attempt: int
+    number: Number
+    attempt: Number
     stdout: bytes
     stderr: bytes
 
@@ -369,14 +410,14 @@ class JobOutput:
 class FileOffered:
     """A running job wants you to have a file: fetch it, and say with `FileAnswer` when it is safe."""
 
-    request: int
-    file: str
+    request: Number
+    file: Digits
     """As in `FetchFile`."""
-    path: str
+    path: FilePath = field(converter=FilePath)
     """Relative to the directory of the computation."""
-    size: int
-    mode: int
-    modified: float
+    size: Size
+    mode: Mode
+    modified: Moment
     """Seconds since the epoch."""
 
 
@@ -385,19 +426,19 @@ class FileOffered:
 class PutFile:
     """I have a file for a computation; answered by `FileWanted`, `FileStored` or `FileMissing`."""
 
-    request: int
-    computation: int
-    job: int
+    request: Number
+    computation: Number
+    job: Number
     """The job it is for; 0 when it is for all of them."""
-    dest_path: str
+    dest_path: FilePath = field(converter=FilePath)
     """As in `ComputationOptions`."""
-    path: str
+    path: FilePath = field(converter=FilePath)
     """Relative to the directory of the computation or the job."""
-    size: int
-    digest: str
+    size: Size
+    digest: Digits
     """SHA-256 of the content, hex."""
-    mode: int
-    modified: float
+    mode: Mode
+    modified: Moment
     """Seconds since the epoch."""
 
 
@@ -405,14 +446,14 @@ class PutFile:
 class FileWanted:
     """Send its bytes, right behind this frame's answer."""
 
-    request: int
+    request: Number
 
 
 @frozen
 class FileStored:
     """It is there, whole and verified."""
 
-    request: int
+    request: Number
 
 
 # Node to node, or client to node: files that jobs left on the node that made them.
@@ -420,8 +461,8 @@ class FileStored:
 class FetchFile:
     """Send me a file you keep."""
 
-    request: int
-    file: str
+    request: Number
+    file: Digits
     """32 hex digits, unguessable: to know it is to be allowed to read it."""
 
 
@@ -429,16 +470,16 @@ class FetchFile:
 class FileFollows:
     """Its bytes come right behind this frame."""
 
-    request: int
-    size: int
+    request: Number
+    size: Size
 
 
 @frozen
 class FileMissing:
     """It is not here, or not any more."""
 
-    request: int
-    text: str
+    request: Number
+    text: Note = field(converter=fit_note)
 
 
 Message = (

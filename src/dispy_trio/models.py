@@ -6,9 +6,10 @@ The numbers of `JobStatus` are those of dispy 4.15: programs compare and sort th
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from attrs import define, field, frozen
+from msgspec import Meta
 
 __all__ = [
     "CONDITIONS_OF_MOST",
@@ -19,7 +20,13 @@ __all__ = [
     "JobOptions",
     "JobStatus",
     "Outcome",
+    "Seconds",
+    "Slots",
 ]
+
+Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
+"""A duration: no timer breaks by it."""
+Slots = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class JobStatus(IntEnum):
@@ -61,18 +68,21 @@ class Outcome(IntEnum):
 class Conditions:
     """What a job asks of the node that runs it."""
 
-    timeout: float = 0.0
+    timeout: Seconds = 0.0
     """Seconds that one try may run; 0 for no limit."""
-    cpus: int = 1
+    cpus: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     """Slots it takes."""
-    gpus: int = 0
-    resources: dict[str, int] = field(factory=dict)
+    gpus: Slots = 0
+    resources: Annotated[
+        dict[Annotated[str, Meta(max_length=250)], Annotated[int, Meta(ge=0, le=2**62)]],
+        Meta(max_length=100),
+    ] = field(factory=dict)
     """Amounts of named resources it takes."""
     isolated: bool = False
     """It has a worker process of its own, forked for it."""
-    max_jobs: int = 0
+    max_jobs: Annotated[int, Meta(ge=0, le=2**62)] = 0
     """Jobs after which its worker is replaced; 0 for no limit."""
-    memory: int = 0
+    memory: Annotated[int, Meta(ge=0, le=2**62)] = 0
     """Bytes of memory its process may use; 0 for no limit."""
 
 
@@ -145,6 +155,6 @@ class Job:
     node: str | None = None
     """The roster's key of the node it was sent to last."""
     cancelling: bool = False
-    output: tuple[bytes, bytes] | None = None
+    output: tuple[bytes | memoryview, bytes | memoryview] | None = None
     """What it wrote to stdout and stderr."""
     extras: JobExtras | None = None

@@ -238,8 +238,9 @@ class TemplateSettings:
     message_timeout: float = 10.0
     """Seconds that a client has to take what a job sends it, when the job does not say."""
     environment: dict[str, str] = field(factory=dict)
-    output_limit: int = 1 << 20
-    """Bytes kept of each of a job's stdout and stderr; the middle of longer ones is cut out."""
+    output_limit: int = 0
+    """Bytes kept of each of a job's stdout and stderr; the middle of longer ones is cut out. 0 for
+    all."""
 
 
 class Spawner(Protocol):

@@ -38,22 +38,6 @@ def test_signals_have_names() -> None:
     assert deaths.name_of_signal(signal.SIGRTMIN + 3) == f"signal {signal.SIGRTMIN + 3}"
 
 
-@pytest.mark.parametrize(
-    ("written", "kept"),
-    [
-        (b"", b""),
-        (b"one\ntwo", b"one\ntwo"),
-        (b"".join(b"%d\n" % n for n in range(80)), b"".join(b"%d\n" % n for n in range(30, 80))),
-        (b"x" * 100_000, b"x" * deaths.STDERR_TAIL),
-    ],
-)
-def test_the_last_lines_of_a_file(written: bytes, kept: bytes) -> None:
-    descriptor = os.memfd_create("test")
-    os.write(descriptor, written)
-    assert deaths.last_lines(descriptor) == kept
-    os.close(descriptor)
-
-
 def test_a_process_owns_its_id_until_somebody_else_has_it() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     pidfd = os.pidfd_open(process.pid)

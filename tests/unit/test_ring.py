@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dispy_trio.child.ring import Record, Ring, RingError
 
-HEADER = 64
+HEADER = 80
 RECORD = 40
 
 

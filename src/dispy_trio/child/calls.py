@@ -14,7 +14,7 @@ from typing import Any
 from dispy_trio.child import forks
 from dispy_trio.child.parts import write_segment
 
-__all__ = ["CALL_LIMIT", "call", "connect"]
+__all__ = ["CALL_LIMIT", "call", "connect", "number_from"]
 
 CALL_LIMIT = 64 * 1024
 """Bytes of a request or an answer."""
@@ -29,6 +29,12 @@ def connect(sock: socket.socket) -> None:
     global _socket
     _socket = sock
     forks.keep(sock)
+
+
+def number_from(first: int) -> None:
+    """Number calls from there: answers to those of another process on this socket are not ours."""
+    global _last
+    _last = first
 
 
 def call(kind: str, body: dict[str, Any], data: bytes | None = None) -> dict[str, Any]:

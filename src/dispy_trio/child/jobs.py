@@ -34,12 +34,12 @@ _BATCH = struct.Struct("<II")
 _JOB = struct.Struct("<QII")
 """Sequence, bytes of payload, parts of its segment (0 for none)."""
 
-UP = struct.Struct("<BQIddIII")
-"""Kind, sequence, outcome, start, end, bytes of part sizes, of stdout, of stderr; these follow."""
+UP = struct.Struct("<BQIddI")
+"""Kind, sequence, outcome, start, end, bytes of part sizes, which follow."""
 BELL = 1
 """Look at the ring."""
 WITH_SEGMENT = 2
-"""A result in a segment, whose descriptor is attached."""
+"""A result in a segment, whose descriptor is attached; its last parts are stdout and stderr."""
 
 CONTROL = struct.Struct("<BQ")
 """Kind, sequence."""

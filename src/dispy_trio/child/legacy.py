@@ -45,11 +45,13 @@ class NodeLogger:
 
 
 def dispy_provisional_result(result: Any, relay: bool = False, timeout: float | None = None) -> int:
-    """Send a result before the end of the job: 0, or -1 when the client did not take it."""
+    """Send a result before the end of the job: 0, or -1 when it can't be, or the client did not
+    take it; stderr of the job says why."""
     del relay  # There is one way to the client, whatever lies on it.
     try:
         sending.send_result(result, timeout)
-    except OSError:
+    except (OSError, ValueError) as exc:
+        print(f"dispy_provisional_result: {exc}", file=sys.stderr)
         return -1
     return 0
 
@@ -59,7 +61,7 @@ def dispy_send_file(path: str, relay: bool = False, timeout: float | None = None
     del relay
     try:
         sending.send_file(path, timeout)
-    except OSError as exc:
+    except (OSError, ValueError) as exc:
         print(f"dispy_send_file: {exc}", file=sys.stderr)
         return -1
     return 0

@@ -19,6 +19,7 @@ __all__ = [
     "padded",
     "rewrite_segment",
     "shield",
+    "span",
     "split",
     "write_segment",
 ]
@@ -89,6 +90,11 @@ def padded(parts: Iterable[memoryview | bytes]) -> list[memoryview]:
         if gap := -len(view) % _ALIGNMENT:
             out.append(memoryview(_ZEROS)[:gap])
     return out
+
+
+def span(sizes: Sequence[int]) -> int:
+    """Bytes from the begin of the first part to the end of the last."""
+    return sum(size + (-size % _ALIGNMENT) for size in sizes[:-1]) + sum(sizes[-1:])
 
 
 def split(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:

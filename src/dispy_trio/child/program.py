@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 from dispy_trio.child import context
 from dispy_trio.child.dying import die_with_worker
 
 __all__ = ["Program"]
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_CHUNK = 64 * 1024
+_PIPE = 1024 * 1024
+"""Bytes that a pipe holds at most, unless an administrator allows for more."""
 
 
 class Program:
@@ -52,6 +60,10 @@ class Program:
             process = subprocess.Popen(
                 self.command(root, arguments),
                 env=environment,
+                # Not our own files: a program can empty those, as shells do for `> /dev/stderr`.
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
                 # The node may be killed with all its workers. There is one thread here.
                 preexec_fn=die_with_worker,
             )
@@ -71,7 +83,54 @@ class Program:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Carry what it writes to where the job writes, until it has ended; its status."""
+    pipes = (process.stdout, process.stderr)
     # An interrupt between the end of the program and the reading of its status would lose that:
     # so it is waited for first, and its status read when it is there.
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    end = os.pidfd_open(process.pid)
+    try:
+        has_ended = False
+        while not has_ended:
+            waiting = select.poll()
+            waiting.register(end, select.POLLIN)
+            for pipe in pipes:
+                if pipe is not None and not pipe.closed:
+                    waiting.register(pipe, select.POLLIN)
+            has_ended = end in [descriptor for descriptor, _ in waiting.poll()]
+            for number, pipe in enumerate(pipes, 1):
+                if pipe is not None and not pipe.closed:
+                    _carry(pipe, number)
+    finally:
+        os.close(end)
+    for number, pipe in enumerate(pipes, 1):
+        if pipe is not None and not pipe.closed:
+            _leave(pipe, number)
     return process.wait()
+
+
+def _carry(pipe: IO[bytes], number: int) -> None:
+    """Take what is in a pipe; close it when nobody is left to write."""
+    os.set_blocking(pipe.fileno(), False)
+    # An interrupt is not to come between reading and writing.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        # No more than a pipe holds: some programs write without end.
+        for _ in range(_PIPE // _CHUNK):
+            data = os.read(pipe.fileno(), _CHUNK)
+            if not data:
+                pipe.close()
+                return
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(number, rest) :]
+    except BlockingIOError:
+        pass  # That was all.
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _leave(pipe: IO[bytes], number: int) -> None:
+    """The program has left others behind that may still write: that must not stop them."""
+    os.set_blocking(pipe.fileno(), True)
+    with pipe, contextlib.suppress(OSError):  # Without `cat`, they find the pipe closed.
+        subprocess.Popen(["cat"], stdin=pipe, stdout=number, preexec_fn=die_with_worker)

@@ -25,9 +25,10 @@ __all__ = ["RING_SIZE", "Record", "Ring", "RingError"]
 
 RING_SIZE = 1024 * 1024
 
-_HEADER_SIZE = 64
+_HEADER_SIZE = 80
 _WRITTEN, _READ, _STARTED, _RECALLED, _VERDICT, _SETTLED = range(6)
 _STARTS_OFFSET = 48
+_MARKS_OFFSET = 64
 _RECORD = struct.Struct("<QIddIII")
 
 # Elsewhere a processor may show the counter to the other side before the record.
@@ -53,12 +54,23 @@ class Record(NamedTuple):
 class Ring:
     """One side's view of the shared memory."""
 
-    __slots__ = ("_capacity", "_data", "_fencing", "_recalled", "_starts", "_verdict", "_words")
+    __slots__ = (
+        "_capacity",
+        "_data",
+        "_fencing",
+        "_recalled",
+        "_starts",
+        "_verdict",
+        "_words",
+        "marks",
+    )
 
     def __init__(self, memory: memoryview) -> None:
         # Items of these are read and written whole, never in halves.
         self._words = memory[:_STARTS_OFFSET].cast("Q")
-        self._starts = memory[_STARTS_OFFSET:_HEADER_SIZE].cast("d")
+        self._starts = memory[_STARTS_OFFSET:_MARKS_OFFSET].cast("d")
+        self.marks = memory[_MARKS_OFFSET:_HEADER_SIZE].cast("Q")
+        """Where in the files of stdout and stderr that begins which the job that runs wrote."""
         self._data = memory[_HEADER_SIZE:]
         self._capacity = len(self._data)
         # Ours, because the worker can write to the memory.

@@ -18,14 +18,16 @@ def send_result(result: Any, timeout: float | None) -> None:
 
     Raises:
         OSError: it did not come to have it; says why.
+        ValueError: the timeout is negative, or no number.
         Exception: the result can't be pickled.
     """
+    seconds = _seconds(timeout)
     try:
         data = pickle.dumps(result, 5)
     except Exception:
         # By value then, as for classes that only this computation has.
         data = cloudpickle.dumps(result, 5)
-    calls.call("provisional_result", {"timeout": _seconds(timeout)}, data)
+    calls.call("provisional_result", {"timeout": seconds}, data)
 
 
 def send_file(path: str | os.PathLike[str], timeout: float | None) -> None:
@@ -33,10 +35,14 @@ def send_file(path: str | os.PathLike[str], timeout: float | None) -> None:
 
     Raises:
         OSError: it did not; says why.
+        ValueError: the timeout is negative, or no number.
     """
     full = os.path.abspath(os.fspath(path))
     calls.call("send_file", {"path": full, "timeout": _seconds(timeout)})
 
 
 def _seconds(timeout: float | None) -> float:
-    return context.message_timeout if timeout is None else float(timeout)
+    seconds = context.message_timeout if timeout is None else float(timeout)
+    if not seconds >= 0:
+        raise ValueError(f"timeout is {timeout}; it has to be a number of seconds, 0 or more")
+    return seconds

@@ -51,6 +51,9 @@ class Template:
 
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
+        forks.claim()
+        forks.keep(supervisor)
+        surroundings.watch()
         self._function: Callable[..., Any] | None = None
         self._scope = Scope(())
         self._cleanup: Callable[..., Any] | None = None
@@ -293,10 +296,10 @@ class Template:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
             os.close(null)
-            capture = Capture(out, err, self._settings["output_limit"])
-            faulthandler.enable(2)
-            memory = memoryview(mmap.mmap(ring, RING_SIZE))
+            shared = Ring(memoryview(mmap.mmap(ring, RING_SIZE)))
             os.close(ring)
+            capture = Capture(out, err, self._settings["output_limit"], shared.marks)
+            faulthandler.enable(2)
             calls.connect(socket.socket(fileno=call))
             context.is_job = True
             assert self._function is not None
@@ -305,7 +308,7 @@ class Template:
                 self._scope,
                 socket.socket(fileno=jobs),
                 socket.socket(fileno=control),
-                Ring(memory),
+                shared,
                 capture,
             )
             running.listen_to_signals()
@@ -357,8 +360,5 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = socket.socket(fileno=int(sys.argv[1]))
     supervisor.set_inheritable(False)
-    forks.claim()
-    forks.keep(supervisor)
-    surroundings.watch()
     del sys.argv[1:]
     Template(supervisor).run()

@@ -42,7 +42,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from dispy_trio.child import context, forks, parts
+from dispy_trio.child import calls, context, forks, parts
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import die_with_parent
 from dispy_trio.child.jobs import (
@@ -56,6 +56,7 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.ring import Ring
 from dispy_trio.child.scope import Scope, add_builtins
+from dispy_trio.child.stretch import ON_DISK, append_outputs, join, size_of, write_parts
 from dispy_trio.child.surroundings import Surroundings, note, touched
 
 __all__ = ["Worker"]
@@ -66,10 +67,12 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 INLINE = 64 * 1024
 """Bytes of a result that may go through the ring."""
-_TEXT = 32 * 1024
-"""Characters of a traceback or message; the middle of longer ones is cut out."""
+_WARNING = 30
+"""Of `logging`, which is not imported for it."""
+_LATE_TEXT = 8 * 1024
+"""Characters told at a time; each may become six bytes of JSON."""
 _INBOX = 256 * 1024
-_BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0, 0, 0)
+_BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0)
 _PLAIN = frozenset({type(None), bool, int, float, str})
 """What holds no buffers, and pickles in any case."""
 _HANDING, _HANDED = range(2)
@@ -166,6 +169,7 @@ class Worker:
                 self._one_job(*queue.popleft())
             self._jobs.sendall(_BELL)
             self._receive()
+            self._tell_late_lines()
 
     def _receive(self) -> None:
         """Wait for at least one batch."""
@@ -183,6 +187,20 @@ class Worker:
                 os._exit(0)
             self._buffer += self._inbox[:count]
             self._segments += descriptors
+
+    def _tell_late_lines(self) -> None:
+        """What was written while no job ran is for the node's log: its job has ended."""
+        stdout, stderr = self._capture.take()
+        if not stdout and not stderr:
+            return
+        late = {"stdout": join(stdout), "stderr": join(stderr)}
+        self._capture.release()
+        for name, written in late.items():
+            text = str(written, errors="backslashreplace")
+            for start in range(0, len(text), _LATE_TEXT):
+                told = f"wrote to {name} after its end: {text[start : start + _LATE_TEXT]}"
+                with contextlib.suppress(OSError):  # The node is about to end us.
+                    calls.call("log", {"level": _WARNING, "text": told})
 
     def _one_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
         if not sequence:
@@ -301,7 +319,7 @@ class Worker:
             how = f"no process could be started for it: {exc}"
         else:
             if not pid:
-                self._be_the_job(parent)
+                self._be_the_job(parent, sequence)
                 return True
             how = self._wait_for_job(pid)
         self._put_back()
@@ -326,9 +344,10 @@ class Worker:
             return f"killed by {_name_of_signal(-status)} ({-status})"
         return f"exit code {status} without a result"
 
-    def _be_the_job(self, parent: int) -> None:
+    def _be_the_job(self, parent: int, sequence: int) -> None:
         die_with_parent(parent)
         _mind_threads()
+        calls.number_from(sequence << 20)
         self._isolated = False
         self._end_job = self._hand_over
         self._undo.clear()
@@ -362,10 +381,17 @@ class Worker:
         if count == 1 and sizes[0] <= INLINE:
             self._send(sequence, outcome, start, os.pread(segment, sizes[0], 0), ())
             return
-        os.ftruncate(segment, table)
         # It goes with the result; the next job gets another one.
         self._segment = -1
-        self._send(sequence, outcome, start, b"", (), segment, sizes)
+        outputs = self._capture.take()
+        if sum(map(size_of, outputs)) > ON_DISK:
+            result, *buffers = parts.split(parts.map_private(segment), sizes)
+            self._send(sequence, outcome, start, bytes(result), buffers)
+            os.close(segment)
+            return
+        written = append_outputs(segment, table, outputs)
+        self._announce(sequence, outcome, start, time(), segment, [*sizes, *written])
+        self._capture.release()
 
     # --- settings ------------------------------------------------------------------------------
     def _apply(self, settings: dict[str, Any]) -> None:
@@ -421,26 +447,33 @@ class Worker:
         start: float,
         result: bytes,
         buffers: Sequence[memoryview],
-        segment: int = -1,
-        sizes: Sequence[int] = (),
     ) -> None:
-        """Send a result, or the segment that holds it already."""
         stdout, stderr = self._capture.take()
         end = time()
-        small = segment < 0 and not buffers and len(result) + len(stdout) + len(stderr) <= INLINE
-        if small and self._ring.write(sequence, outcome, start, end, result, stdout, stderr):
-            return
+        if not stdout and not stderr:
+            small = not buffers and len(result) <= INLINE
+            if small and self._ring.write(sequence, outcome, start, end, result):
+                return
+        elif not buffers and len(result) + size_of(stdout) + size_of(stderr) <= INLINE:
+            out, err = join(stdout), join(stderr)
+            if self._ring.write(sequence, outcome, start, end, result, out, err):
+                self._capture.release()
+                return
         # Too large for the ring, or the ring is full of results that nobody has fetched yet.
-        if segment < 0:
-            pieces: list[memoryview | bytes] = [result, *buffers]
-            segment = parts.write_segment(pieces)
-            sizes = [len(piece) for piece in pieces]
-        packed = b"".join([size.to_bytes(8, "little") for size in sizes])
-        frame = UP.pack(
-            WITH_SEGMENT, sequence, outcome, start, end, len(packed), len(stdout), len(stderr)
-        )
+        segment, sizes = write_parts([result, *buffers], (stdout, stderr), context.root)
+        self._announce(sequence, outcome, start, end, segment, sizes)
+        if stdout or stderr:
+            self._capture.release()
+
+    def _announce(
+        self, sequence: int, outcome: int, start: float, end: float, segment: int, sizes: list[int]
+    ) -> None:
+        """Tell the supervisor of a result in a segment, which it takes over."""
+        packed = struct.pack(f"<{len(sizes)}Q", *sizes)
+        frame = UP.pack(WITH_SEGMENT, sequence, outcome, start, end, len(packed)) + packed
         sent = socket.send_fds(self._jobs, [frame], [segment])
-        self._jobs.sendall((frame + packed + stdout + stderr)[sent:])
+        if sent < len(frame):
+            self._jobs.sendall(frame[sent:])
         os.close(segment)
 
 
@@ -491,17 +524,10 @@ def _dump(value: Any) -> tuple[bytes, list[memoryview]]:
 
 
 # --- ends other than a result ------------------------------------------------------------------
-def _shorten(text: str) -> str:
-    if len(text) <= _TEXT:
-        return text
-    half = _TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters cut out ...]\n{text[-half:]}"
-
-
 def _show(value: BaseException, how: Callable[[BaseException], str]) -> str:
     """`repr` or `str` of an exception, which is the user's own code, and may do anything."""
     try:
-        return _shorten(how(value))
+        return how(value)
     except BaseException as second:
         return f"{type(value).__qualname__} (which can't be shown: {type(second).__qualname__})"
 

@@ -38,6 +38,7 @@ from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
 from dispy_trio.models import JobExtras, JobFile, JobOptions, JobStatus
+from dispy_trio.texts import to_bytes
 
 if TYPE_CHECKING:
     import trio
@@ -101,6 +102,7 @@ class JobCluster(Generic[P, T]):
         connect_timeout: float | None = None,
         setup_timeout: float | None = None,
         live_output: bool = False,
+        max_output: int | str | None = None,
     ) -> None:
         """Pack the computation and start to reach nodes; does not wait for any.
 
@@ -139,6 +141,8 @@ class JobCluster(Generic[P, T]):
             connect_timeout: seconds to wait here for a first usable node; None does not wait.
             setup_timeout: seconds that setup may take on a node; None for no limit.
             live_output: show what jobs print while they run.
+            max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
+                the middle of longer ones is cut out, which a line in its place tells. None for all.
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
@@ -201,6 +205,7 @@ class JobCluster(Generic[P, T]):
                 dest_path=dest_path,
                 setup_timeout=setup_timeout,
                 live_output=live_output,
+                max_output=max_output,
             )
         except BaseException:
             if embedded is not None:
@@ -295,7 +300,7 @@ class JobCluster(Generic[P, T]):
         ended = [job for job in left if not job.ended]
         for job in ended:
             job.status = JobStatus.Abandoned
-            job.reply = f"the cluster ended: {self._failure or 'closed'}".encode()
+            job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
             job.announce()
         if self._notifier is not None:
             self._notifier.ended(ended)

@@ -204,6 +204,7 @@ async def open_cluster(
     dest_path: str | None = None,
     setup_timeout: float | None = None,
     live_output: bool = False,
+    max_output: int | str | None = None,
     cpus: int = 0,
     name: str | None = None,
     reentrant: bool = False,
@@ -223,13 +224,14 @@ async def open_cluster(
         computation: what each job calls, any function that can be cloudpickled; or a program.
         nodes: as of `JobCluster`; None starts an embedded node on this machine, unless the
             environment variable DISPY_TRIO_NODES names some.
-        depends: what the computation needs beside itself; this and the next five are as of
+        depends: what the computation needs beside itself; this and the next six are as of
             `JobCluster`.
         setup: called once on each node before its first job.
         cleanup: what happens to the computation's files at the end.
         dest_path: directory on the nodes that lasts.
         setup_timeout: seconds that setup may take on a node.
         live_output: show what jobs print while they run.
+        max_output: bytes to keep of each job's stdout and stderr.
         cpus: slots of the embedded node; 0 for all processors, negative to leave that many free.
         name: of the computation, for people; its function's name when None.
         reentrant: jobs of a lost node may be run again elsewhere.
@@ -269,6 +271,7 @@ async def open_cluster(
         dest_path=dest_path,
         setup_timeout=setup_timeout,
         live_output=live_output,
+        max_output=max_output,
     )
     embedded = None
     if choice.embedded:

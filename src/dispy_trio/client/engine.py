@@ -245,6 +245,8 @@ class Engine:
                     self.listener.node_unusable(key, failed=failed)
             case c.AnnounceFailed(reason=reason):
                 log.error("%s", reason)
+            case c.AnnounceWaiting(text=text):
+                log.warning("%s", text)
             case c.CloseComplete():
                 self.closed.set()
             case _:

@@ -30,6 +30,10 @@ Waiter = Callable[["UserJob[Any]"], None]
 next_job_id = itertools.count(1).__next__
 """Ids count up through a whole program, as dispy's do."""
 
+TAIL = 16 * 1024
+TAIL_LINES = 50
+"""How much of stderr the error about a job that ended without a result tells, at most."""
+
 _UNREAD: Any = object()
 _adding_waiter = threading.Lock()
 
@@ -99,7 +103,7 @@ class UserJob(Job, Generic[T]):
             return unpack_exception(self.reply)[1]
         if self.outcome in (Outcome.CANCELLED, Outcome.INTERRUPTED) or self.reply is None:
             return None
-        return bytes(self.reply).decode(errors="replace")
+        return self._told()
 
     @property
     def stdout(self) -> Any:
@@ -120,7 +124,14 @@ class UserJob(Job, Generic[T]):
     def _written(self, which: int) -> str | bytes | None:
         if self.output is None:
             return "" if self.status in ENDED else None
-        return self.output[which].decode(errors="backslashreplace")
+        return str(self.output[which], errors="backslashreplace")
+
+    def _told(self) -> str:
+        """The text that came in the place of a result."""
+        reply = self.reply
+        if not isinstance(reply, bytes):
+            reply = b"".join(reply or ())
+        return reply.decode(errors="replace")
 
     @property
     def ip_addr(self) -> str | None:
@@ -140,10 +151,8 @@ class UserJob(Job, Generic[T]):
         if self.status is JobStatus.Abandoned:
             return JobAbandoned(f"{where}: {self.exception}")
         if self.outcome == Outcome.INTERRUPTED or self.status is JobStatus.Cancelled:
-            text = bytes(self.reply or b"").decode(errors="replace")
-            return JobCancelled(f"{where}: {text or 'cancelled'}")
-        written = b"" if self.output is None else self.output[1]
-        tail = written.decode(errors="backslashreplace").rstrip()
+            return JobCancelled(f"{where}: {self._told() or 'cancelled'}")
+        tail = "" if self.output is None else _last_lines(self.output[1])
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
 
     def add_waiter(self, waiter: Waiter) -> bool:
@@ -230,7 +239,12 @@ class ProgramJob(DispyJob[T]):
     def _written(self, which: int) -> str | bytes | None:
         if self.output is None:
             return b"" if self.status in ENDED else None
-        return self.output[which]
+        return bytes(self.output[which])
+
+
+def _last_lines(written: bytes | memoryview) -> str:
+    lines = bytes(written[-TAIL:]).splitlines(keepends=True)[-TAIL_LINES:]
+    return b"".join(lines).decode(errors="backslashreplace").rstrip()
 
 
 class _Snapshot:

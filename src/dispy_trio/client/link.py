@@ -20,11 +20,12 @@ from dispy_trio.compute.packaging import (
 )
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent
-from dispy_trio.errors import ConnectionLost, DispyError
-from dispy_trio.models import Job
+from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolError
+from dispy_trio.models import Job, Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
-from dispy_trio.runtime.segments import offer, open_segment
+from dispy_trio.runtime.segments import check_parts, offer, open_segment
+from dispy_trio.texts import fit_note, to_bytes
 
 __all__ = ["NodeLink"]
 
@@ -32,9 +33,13 @@ log = logging.getLogger("dispy_trio")
 
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
+ODD_LIMIT = 3
+"""Sessions in a row that a node may break the protocol in before its jobs are given up."""
 SPARE_SEGMENTS = 4
 """Memory files kept for large arguments: fresh pages cost more than copying into old ones."""
 """Seconds between attempts to reach a node: doubled each time, up to this."""
+KEPT_OUTPUT = 1024 * 1024
+"""Bytes of output from which it stays in the memory that it came in, until it is looked at."""
 
 
 @define(eq=False)
@@ -63,6 +68,10 @@ class NodeLink:
     _gone: trio.Event = field(factory=trio.Event)
     """The session has ended."""
     _was_there: bool = False
+    _since: float | None = None
+    """When the session that ended last had begun, if it had."""
+    _odd: int = 0
+    """Sessions in a row in which the node broke the protocol."""
     _next_blob: int = 1
     _neighbour: int = 0
     """Process id of a node on this machine that shares segments with us."""
@@ -74,6 +83,8 @@ class NodeLink:
     """Blobs of results that are complete."""
     _held: list[messages.JobsFinished] = field(factory=list)
     """Results whose blobs are not complete."""
+    _state: messages.SessionState | None = None
+    """The first part of what the node has told first, while more follows."""
     _held_news: list[messages.JobProvisional] = field(factory=list)
     """Provisional results whose blobs are not complete."""
 
@@ -82,14 +93,30 @@ class NodeLink:
         """Send now, or never: after a lost connection the core settles what was not sent."""
         if self._peer is None:
             return
-        if isinstance(message, messages.OpenComputation) and (
-            len(message.bundle) > messages.BULK_THRESHOLD
-        ):
-            blob = self._take_blob()
-            self._peer.send_nowait(evolve(message, bundle=b"", blob=blob))
-            self._peer.send_blob_nowait(blob, [memoryview(message.bundle)])
+        if isinstance(message, messages.OpenComputation):
+            self._open(self._peer, message)
         else:
             self._peer.send_nowait(message)
+
+    def _open(self, peer: Peer, message: messages.OpenComputation) -> None:
+        options = message.options
+        bundle, arguments = message.bundle, options.arguments
+        if len(bundle) + len(arguments) > messages.BULK_THRESHOLD:
+            # Setup's arguments are of a user's size, as the bundle is.
+            message = evolve(
+                message,
+                bundle=b"",
+                blob=self._take_blob(),
+                options=evolve(options, arguments=b""),
+                arguments_size=len(arguments),
+            )
+        try:
+            peer.send_or_raise(message)
+        except LocalError as exc:
+            self._on_unsendable(message, str(exc))
+            return
+        if message.blob:
+            peer.send_blob_nowait(message.blob, [memoryview(bundle), memoryview(arguments)])
 
     def try_send(self, message: messages.Message) -> bool:
         """Send from the user's thread; False when only the engine's can."""
@@ -124,7 +151,13 @@ class NodeLink:
                 later(peer.handle_later, message, self._on_message)
             return small
 
-        peer.lead(take_or_leave, done, seconds)
+        try:
+            peer.lead(take_or_leave, done, seconds)
+        except DispyError as exc:
+            # The session's own thread ends it; the caller waits for his job as ever.
+            later(peer.fail, exc)
+        except Exception as exc:
+            later(peer.fail, peer.blame("results", exc))
 
     @property
     def is_backed_up(self) -> bool:
@@ -147,19 +180,49 @@ class NodeLink:
         parts: Parts = job.payload
         number, attempt = job.number, job.attempt
         conditions = None if job.extras is None else job.extras.options.conditions
+        blob, segment = 0, -1
         if self._neighbour:
             segment = self._lend(number, parts)
-            self._peer.send_nowait(
-                messages.RunBulkJob(
-                    computation, number, attempt, 0, parts.sizes, segment, conditions
-                )
-            )
         else:
             blob = self._take_blob()
-            self._peer.send_nowait(
-                messages.RunBulkJob(computation, number, attempt, blob, parts.sizes, -1, conditions)
-            )
+        message = messages.RunBulkJob(
+            computation, number, attempt, blob, parts.sizes, segment, conditions
+        )
+        try:
+            self._peer.send_or_raise(message)
+        except LocalError as exc:
+            self._on_unsendable(message, str(exc))
+            return
+        if blob:
             self._peer.send_blob_nowait(blob, parts.padded())
+
+    def _on_unsendable(self, message: messages.Message, reason: str) -> None:
+        """No node would take it: whoever waits for what it asks for is told so, as by the node."""
+        log.error("node %s: a message was not sent: %s", self.key, reason)
+        answer: messages.Message
+        match message:
+            case (
+                messages.RunJobs(numbers=[number], attempts=[attempt])
+                | messages.RunBulkJob(number=number, attempt=attempt)
+            ):
+                text = fit_note(f"it could not be sent: {reason}")
+                answer = messages.JobsFinished(
+                    [number],
+                    [attempt],
+                    [Outcome.REFUSED],
+                    [0.0],
+                    [0.0],
+                    [to_bytes(text)],
+                    {},
+                    {},
+                    {},
+                )
+            case messages.OpenComputation(computation=number):
+                text = f"the computation could not be sent: {reason}"
+                answer = messages.ComputationFailed(number, text)
+            case _:
+                return
+        self.feed(e.MessageReceived(self.key, answer))
 
     def _lend(self, number: int, parts: Parts) -> int:
         """A segment with these parts, an old one if there is one."""
@@ -196,13 +259,15 @@ class NodeLink:
             self._neighbour = message.process
             self._withdraw_offer()
         elif isinstance(message, messages.JobsFinished) and message.segments:
-            payloads: list[Any] = message.payloads
             for index, number in enumerate(message.numbers):
                 if number in message.segments:
                     descriptor, sizes = message.segments[number]
                     segment = open_segment(self._neighbour, descriptor)
-                    payloads[index] = split_parts(map_private(segment), sizes)
-                    os.close(segment)
+                    try:
+                        check_parts(segment, sizes, f"node {self.key}")
+                        _put_in(message, index, split_parts(map_private(segment), sizes))
+                    finally:
+                        os.close(segment)
             self.feed(e.MessageReceived(self.key, message))
         elif isinstance(message, messages.JobsFinished) and message.blobs:
             self._held.append(message)
@@ -230,11 +295,10 @@ class NodeLink:
             if any(blob not in self._received for blob, _ in message.blobs.values()):
                 still.append(message)
                 continue
-            payloads: list[Any] = message.payloads
             for index, number in enumerate(message.numbers):
                 if number in message.blobs:
                     blob, sizes = message.blobs[number]
-                    payloads[index] = split_parts(self._received.pop(blob), sizes)
+                    _put_in(message, index, split_parts(self._received.pop(blob), sizes))
             self.feed(e.MessageReceived(self.key, message))
         self._held = still
 
@@ -278,11 +342,17 @@ class NodeLink:
                 lost_since = None
             except DispyError as exc:
                 reason = str(exc)
-                if isinstance(exc, ConnectionLost):
+                if self._since is not None or isinstance(exc, ConnectionLost):
                     log.warning("node %s: %s", self.key, reason)
-                    self.feed(e.NodeDisconnected(self.key, reason))
+                    self._odd = self._odd + 1 if isinstance(exc, ProtocolError) else 0
+                    if self._odd < ODD_LIMIT:
+                        self.feed(e.NodeDisconnected(self.key, reason))
+                    else:
+                        self.feed(e.NodeLost(self.key, reason))
                     lost_since = trio.current_time()
-                    retry = FIRST_RETRY
+                    # A session that breaks each time at once is not dialled ten times a second.
+                    if self._since is not None and lost_since - self._since > LAST_RETRY:
+                        retry = FIRST_RETRY
                 else:
                     now = trio.current_time()
                     if not self._was_there:
@@ -301,13 +371,12 @@ class NodeLink:
             retry = min(2 * retry, LAST_RETRY)
 
     async def _one_session(self) -> None:
+        self._since = None
         hello = self.make_hello(Role.CLIENT, Kind.CONTROL)
         stream, theirs = await dial_connection(self.net, self.host, self.port, self.secret, hello)
         name = f"node {self.key}"
         peer = Peer(name, theirs, self.pulse_interval, stream)
-        self._received.clear()
-        self._held.clear()
-        self._held_news.clear()
+        peer.on_unsendable = self._on_unsendable
         failure: DispyError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._open_bulk, peer, theirs)
@@ -327,6 +396,10 @@ class NodeLink:
 
     def _forget_session(self) -> None:
         self._peer = None
+        self._state = None
+        self._received.clear()
+        self._held.clear()
+        self._held_news.clear()
         self._gone.set()
         self._neighbour = 0
         self._withdraw_offer()
@@ -337,9 +410,17 @@ class NodeLink:
 
     def _first_or_later(self, peer: Peer, theirs: Hello, message: messages.Message) -> None:
         if isinstance(message, messages.SessionState):
+            if self._peer is peer:
+                raise ProtocolError(f"{peer.name} tells its state a second time")
+            if self._state is not None:
+                message = evolve(message, numbers=[*self._state.numbers, *message.numbers])
+            if message.more:
+                self._state = message
+                return
             self._peer = peer
             self._gone = trio.Event()
             self._was_there = True
+            self._since = trio.current_time()
             self.troubles.pop(self.key, None)
             self._offer_segments(peer)
             peer.send_nowait(messages.WatchNode(self.pulse_interval, self.watch_now))
@@ -372,3 +453,19 @@ class NodeLink:
             return
         if not peer.attach_bulk(stream):
             await stream.aclose()
+
+
+def _put_in(message: messages.JobsFinished, index: int, parts: list[memoryview]) -> None:
+    """Give a result what came beside its message: its payload, unless that is there, and output."""
+    *payload, stdout, stderr = parts
+    payloads: list[Any] = message.payloads
+    if not payloads[index]:
+        payloads[index] = payload
+    if stdout or stderr:
+        outputs: dict[int, Any] = message.outputs
+        outputs[message.numbers[index]] = (_keep(stdout), _keep(stderr))
+
+
+def _keep(output: memoryview) -> bytes | memoryview:
+    """Little output is not to hold on to the memory of a large result."""
+    return output if len(output) > KEPT_OUTPUT else bytes(output)

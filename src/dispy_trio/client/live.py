@@ -44,7 +44,7 @@ class LiveOutput:
                 continue
             shown = shown or _Shown()
             for which, data in enumerate(job.output or (b"", b"")):
-                self._show(job, shown, which, data[shown.counts[which] :])
+                self._show(job, shown, which, bytes(data[shown.counts[which] :]))
                 if shown.partial[which]:
                     self._print(job, which, shown.partial[which])
 

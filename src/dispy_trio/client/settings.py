@@ -13,6 +13,7 @@ from attrs import define, evolve
 
 from dispy_trio import config, messages
 from dispy_trio.client.nodes import NodeChoice
+from dispy_trio.client.options import parse_size
 from dispy_trio.compute.depends import NO_DEPENDS, sort_depends
 from dispy_trio.compute.packaging import Bundle, pack_computation
 from dispy_trio.config import PULSE_INTERVAL
@@ -63,6 +64,7 @@ def pack_work(
     dest_path: str | None = None,
     setup_timeout: float | None = None,
     live_output: bool = False,
+    max_output: int | str | None = None,
 ) -> Work:
     """Pack a computation.
 
@@ -77,6 +79,9 @@ def pack_work(
     if setup_timeout is not None:
         check_range("setup_timeout", setup_timeout, 0.001, 10**9)
     check_bool("live_output", live_output)
+    output_limit = 0 if max_output is None else parse_size(max_output, "max_output")
+    if max_output is not None and not output_limit:
+        raise ValueError(f"max_output is {max_output}; it has to be at least 1")
     cleanup_call = cleanup if callable(cleanup) else None
     is_program = isinstance(computation, str)
     if isinstance(computation, str):
@@ -94,6 +99,7 @@ def pack_work(
         setup_timeout=setup_timeout or 0.0,
         live_output=live_output,
         has_cleanup=cleanup_call is not None,
+        output_limit=output_limit,
     )
     opening = messages.OpenComputation(1, bundle.name, bundle.digest, bundle.data, 0, options)
     return Work(opening, bundle.files, is_program)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["last_lines", "memory_accounts", "name_of_signal", "oom_kills", "owns_its_id"]
-
-STDERR_TAIL = 16 * 1024
-STDERR_LINES = 50
-"""How much of a dead worker's stderr goes with the news of its death, at most."""
+__all__ = ["memory_accounts", "name_of_signal", "oom_kills", "owns_its_id"]
 
 
 def oom_kills() -> int:
@@ -49,13 +44,6 @@ def name_of_signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"  # A real-time one.
-
-
-def last_lines(descriptor: int) -> bytes:
-    """Of a file that may be long."""
-    size = os.fstat(descriptor).st_size
-    tail = os.pread(descriptor, STDERR_TAIL, max(0, size - STDERR_TAIL))
-    return b"".join(tail.splitlines(keepends=True)[-STDERR_LINES:])
 
 
 def owns_its_id(pid: int, pidfd: int) -> bool:

@@ -6,7 +6,6 @@ opaque payloads.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import mmap
 import os
@@ -25,7 +24,6 @@ from attrs import define, field
 
 from dispy_trio import seams
 from dispy_trio.child.calls import CALL_LIMIT
-from dispy_trio.child.capture import read_cut
 from dispy_trio.child.jobs import (
     CANCEL,
     CONTROL,
@@ -39,7 +37,16 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.parts import write_segment
 from dispy_trio.child.ring import RING_SIZE, Ring, RingError
-from dispy_trio.compute.deaths import last_lines, name_of_signal, oom_kills, owns_its_id
+from dispy_trio.child.stretch import (
+    SHORT,
+    Pieces,
+    cut,
+    join,
+    new_file,
+    size_of,
+    write_parts,
+)
+from dispy_trio.compute.deaths import name_of_signal, oom_kills, owns_its_id
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
@@ -48,6 +55,10 @@ __all__ = ["ProcessSpawner"]
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
 _SOCKET_BUFFER = 2 * 1024 * 1024
+_INLINE = 4096
+"""Bytes of a result that is not worth a segment: it only found the ring full."""
+_LIVE_PIECE = 512 * 1024
+"""Bytes of each stream that are told at a time while a job runs."""
 CLOSE_GRACE = 2.0
 """Seconds a template has to kill and reap what is below it, before it is killed itself."""
 
@@ -116,6 +127,8 @@ class ProcessTemplate:
     _closing: bool = False
     _loaded: trio.Event = field(factory=trio.Event)
     """The bundle was loaded, or could not be."""
+    _forgotten: trio.Event = field(factory=trio.Event)
+    """A worker was, lately."""
     _cleaned: trio.Event | None = None
     _cleaned_text: str = ""
     _oom_kills: int = field(factory=oom_kills)
@@ -186,7 +199,7 @@ class ProcessTemplate:
         ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC)
         os.ftruncate(ring, RING_SIZE)
         memory = memoryview(mmap.mmap(ring, RING_SIZE))
-        out, err = (_append_file(name) for name in ("stdout", "stderr"))
+        out, err = (self._append_file(name) for name in ("stdout", "stderr"))
         self._workers[worker] = _Worker(worker, jobs, control, calls, Ring(memory), out, err)
         self._tell(
             {"kind": "fork", "worker": worker},
@@ -225,6 +238,9 @@ class ProcessTemplate:
             data += encode_batch(small)
         if data:
             self._send(target, data, None)
+
+    def _append_file(self, name: str) -> int:
+        return new_file(self._settings.directory, f"dispy-trio-{name}", os.O_APPEND)
 
     def _send(self, worker: _Worker, data: bytes, segment: int | None) -> None:
         if worker.life is _Life.DEAD:
@@ -343,28 +359,17 @@ class ProcessTemplate:
         results: list[WorkerResult] = []
         buffer = worker.buffer
         while len(buffer) >= UP.size:
-            kind, sequence, outcome, start, end, sizes, stdout, stderr = UP.unpack_from(buffer)
-            length = UP.size + sizes + stdout + stderr
-            if len(buffer) < length:
+            kind, sequence, outcome, start, end, length = UP.unpack_from(buffer)
+            if len(buffer) < UP.size + length:
                 break
             if kind == WITH_SEGMENT:
-                at = UP.size + sizes
                 if not worker.segments:
                     raise RingError(f"result {sequence} comes without its segment")
-                segment = worker.segments.popleft()
-                part_sizes = struct.unpack(f"<{sizes // 8}Q", buffer[UP.size : at])
+                sizes = struct.unpack(f"<{length // 8}Q", buffer[UP.size : UP.size + length])
                 result = WorkerResult(sequence, outcome, start, end, b"")
-                result.stdout = bytes(buffer[at : at + stdout])
-                result.stderr = bytes(buffer[at + stdout : length])
-                if outcome or sum(part_sizes) <= 4096:
-                    # Not large by itself; it only found the ring full, or wrote much.
-                    result.payload = os.pread(segment, part_sizes[0], 0)
-                    os.close(segment)
-                else:
-                    result.segment = segment
-                    result.sizes = part_sizes
+                _put_in(result, worker.segments.popleft(), sizes)
                 results.append(result)
-            del buffer[:length]
+            del buffer[: UP.size + length]
         return results
 
     async def _read(self, worker: _Worker) -> None:
@@ -467,13 +472,21 @@ class ProcessTemplate:
         shown, out, err = target.shown
         if shown != sequence:
             out = err = 0
-        limit = self._settings.output_limit
-        stdout = os.pread(target.stdout, limit, out)
-        stderr = os.pread(target.stderr, limit, err)
+        stdout = self._read_on(target.stdout, target.ring.marks[0], out)
+        stderr = self._read_on(target.stderr, target.ring.marks[1], err)
         if target.ring.started()[0] != sequence or target.ring.has_records():
             return b"", b""  # It has ended, and what was read may be the next one's.
         target.shown = (sequence, out + len(stdout), err + len(stderr))
         return stdout, stderr
+
+    def _read_on(self, descriptor: int, mark: int, shown: int) -> bytes:
+        """The next piece of what a job has written behind a mark."""
+        most = _LIVE_PIECE
+        if limit := self._settings.output_limit:
+            # What comes after may be cut out at the end.
+            most = min(most, limit // 2 - shown)
+        left = os.fstat(descriptor).st_size - mark - shown
+        return os.pread(descriptor, min(most, left), mark + shown) if min(most, left) > 0 else b""
 
     def stop_worker(self, worker: int) -> None:
         target = self._workers.get(worker)
@@ -563,19 +576,41 @@ class ProcessTemplate:
         worker.life = _Life.DEAD
         self._take_results(worker)
         started, when = worker.ring.started()
-        died = seams.WorkerDied(
-            worker.number,
-            started,
-            how,
-            stderr=last_lines(worker.stderr),
-            stdout=read_cut(
-                worker.stdout, os.fstat(worker.stdout).st_size, self._settings.output_limit
-            ),
-            start=when,
-            end=time.time(),
-        )
+        died = seams.WorkerDied(worker.number, started, how, start=when, end=time.time())
         self._drop_pending(worker)
+        out, err = (self._left_in(worker, index) for index in (0, 1))
+        if size_of(out) + size_of(err) <= SHORT:
+            died.stdout, died.stderr = join(out), join(err)
+            self._forget_worker(worker, died)
+        else:
+            self._nursery.start_soon(self._bury_with_output, worker, died, (out, err))
+
+    def _left_in(self, worker: _Worker, index: int) -> Pieces:
+        """What the last job has written to one of its streams."""
+        descriptor = (worker.stdout, worker.stderr)[index]
+        size = os.fstat(descriptor).st_size
+        mark = worker.ring.marks[index]
+        # Emptied by a program, as `> /dev/stdout` does: then what is there is the job's.
+        start = mark if mark <= size else 0
+        return cut(descriptor, start, size, self._settings.output_limit)
+
+    async def _bury_with_output(
+        self, worker: _Worker, died: seams.WorkerDied, outputs: tuple[Pieces, Pieces]
+    ) -> None:
+        """The same when what it wrote is long: it is not copied on the loop."""
+        with trio.CancelScope(shield=True):
+            # Bounded by the length of a file on this machine's disk.
+            try:
+                died.segment, died.sizes = await trio.to_thread.run_sync(
+                    write_parts, [b""], outputs, self._settings.directory
+                )
+            except OSError as exc:
+                died.stderr = f"what it wrote can't be kept: {exc}\n".encode()
+        self._forget_worker(worker, died)
+
+    def _forget_worker(self, worker: _Worker, died: seams.WorkerDied) -> None:
         del self._workers[worker.number]
+        self._forgotten.set()
         worker.close()
         self._report(died)
 
@@ -593,7 +628,12 @@ class ProcessTemplate:
         for worker in list(self._workers.values()):
             if worker.life is _Life.ALIVE:
                 await trio.lowlevel.wait_readable(worker.pidfd)
-            self._bury_worker(worker, "killed with the process of its computation")
+            if worker.life is not _Life.DEAD:
+                self._bury_worker(worker, "killed with the process of its computation")
+        while self._workers:
+            # What they wrote is being copied.
+            self._forgotten = trio.Event()
+            await self._forgotten.wait()
         self._gone.set()
         self._loaded.set()
         if self._cleaned is not None:
@@ -659,10 +699,27 @@ def _sequence(result: WorkerResult) -> int:
     return result.sequence
 
 
-def _append_file(name: str) -> int:
-    descriptor = os.memfd_create(f"dispy-trio-{name}", os.MFD_CLOEXEC)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
-    return descriptor
+def _put_in(result: WorkerResult, segment: int, sizes: tuple[int, ...]) -> None:
+    """Give a result its segment, or what is in there when that is little.
+
+    Raises:
+        RingError: the sizes are not those of a segment.
+    """
+    result.segment, result.sizes = segment, sizes
+    room = os.fstat(segment).st_size
+    if len(sizes) < 3 or sum(size + (-size % 64) for size in sizes) > room:
+        os.close(segment)
+        raise RingError(f"a segment of {room} bytes is announced with parts of {list(sizes)[:9]}")
+    if len(sizes) > 3 or sizes[0] > _INLINE:
+        return
+    # Small by itself: what is told of its end is put behind it.
+    result.payload = os.pread(segment, sizes[0], 0)
+    if sum(sizes) <= _INLINE:
+        after = sizes[0] + (-sizes[0] % 64)
+        result.stdout = os.pread(segment, sizes[1], after)
+        result.stderr = os.pread(segment, sizes[2], after + sizes[1] + (-sizes[1] % 64))
+        os.close(segment)
+        result.segment, result.sizes = None, ()
 
 
 def _parse(data: bytes) -> object:

@@ -48,6 +48,8 @@ def start_template_process() -> TemplateProcess:
                 sys.executable,
                 # Not the directory we happen to be in: its files may be called like modules.
                 "-P",
+                # Without buffers: what a job prints belongs to that job.
+                "-u",
                 "-c",
                 _START,
                 str(theirs.fileno()),

@@ -30,6 +30,8 @@ class Aside:
     """Heap, the highest priority first, the oldest first among equals."""
     _delayed: list[tuple[float, int, Job]] = field(factory=list)
     """Heap, by the time at which they may try again."""
+    _parked: list[Job] = field(factory=list)
+    """Ask for more than any node has, so that nobody is to wait behind them."""
 
     def push(self, job: Job) -> None:
         heapq.heappush(self._ready, (-extras_of(job).options.priority, job.number, job))
@@ -55,6 +57,15 @@ class Aside:
             if not has_ended(job):
                 self.push(job)
 
+    def park(self, job: Job) -> None:
+        """Put away a job, pinned or not, that no node can run as the nodes are."""
+        self._parked.append(job)
+
+    def unpark(self) -> list[Job]:
+        """Take out those: the nodes have changed."""
+        parked, self._parked = self._parked, []
+        return [job for job in parked if not has_ended(job)]
+
     @property
     def next_wake(self) -> float:
         """When `wake` has something to do; infinity for never."""
@@ -63,6 +74,8 @@ class Aside:
     def take_all(self) -> list[Job]:
         """Take out everybody who has not ended."""
         jobs = [job for _, _, job in (*sorted(self._ready), *sorted(self._delayed))]
+        jobs += self._parked
+        self._parked = []
         self._ready.clear()
         self._delayed.clear()
         return [job for job in jobs if not has_ended(job)]

@@ -30,9 +30,10 @@ from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.aside import Deadlines, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
-from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
+from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.core.placement import ComputationRecord, Placement, late_text
 from dispy_trio.models import Job, JobExtras, JobStatus, Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["ClusterEvent", "ClusterMachine", "ComputationRecord"]
 
@@ -73,8 +74,6 @@ _FAILURES = frozenset(
 class ClusterMachine(Placement):
     """What becomes of jobs, nodes and computations as events come in."""
 
-    awaited: set[str] = field(factory=set)
-    """Nodes that are being dialled for the first time: any of them may be the one that works."""
     stale_results: int = 0
     """Results dropped because their job or attempt was not awaited."""
     _ack_at: float = math.inf
@@ -111,6 +110,7 @@ class ClusterMachine(Placement):
                     self._count_slots()
             case e.NodeLost(node=key, reason=reason):
                 self.awaited.discard(key)
+                self._unpark()
                 if (node := self.nodes.get(key)) is not None:
                     self._lose(node, reason)
                 for record in self.computations.values():
@@ -312,7 +312,8 @@ class ClusterMachine(Placement):
             or record.terminating
         ):
             return False
-        delay = options.retry_delay * 2**extras.tries
+        # Doubled some fifty times it is for ever; a thousand times, no float any more.
+        delay = options.retry_delay * 2.0 ** min(extras.tries, 50)
         extras.tries += 1
         try_again(job)
         record.waiting_aside += 1
@@ -473,6 +474,7 @@ class ClusterMachine(Placement):
         else:
             node.allocated = False
             node.reopening.discard(record.number)
+            self._unpark()
             pinned, node.pinned = node.pinned, deque()
             self._end_aside(record, pinned, "its node was closed")
         if membership in (None, Membership.REFUSED, Membership.FAILED, Membership.PREPARING):
@@ -539,7 +541,7 @@ class ClusterMachine(Placement):
             else:
                 move(job, JobStatus.Abandoned)
                 job.outcome = -1
-                job.reply = f"node {node.name} ({node.key}) was lost: {reason}".encode()
+                job.reply = to_bytes(f"node {node.name} ({node.key}) was lost: {reason}")
                 job.payload = None
                 node.abandoned[job.number] = job
                 abandoned.append(job)
@@ -640,7 +642,7 @@ class ClusterMachine(Placement):
             job = record.queue.popleft()
             if not has_ended(job):
                 move(job, status)
-                job.reply = reason.encode()
+                job.reply = to_bytes(reason)
                 job.payload = None
                 ended.append(job)
         if ended:
@@ -728,7 +730,7 @@ class ClusterMachine(Placement):
         else:
             move(job, JobStatus.Terminated)
             text = event.text or "the connection was lost again and again while it was sent"
-            job.outcome, job.reply = Outcome.REFUSED, text.encode()
+            job.outcome, job.reply = Outcome.REFUSED, to_bytes(text)
             job.payload = None
         self._out.append(c.AnnounceEnded([job]))
         if record.closing:
@@ -760,5 +762,10 @@ class ClusterMachine(Placement):
                 assert job.number == number
                 assert job.node == node.key
                 assert not has_ended(job), job
+            asked = [j.extras.options.conditions for j in node.outstanding.values() if j.extras]
+            assert node.extra == sum(slots_taken(conditions) - 1 for conditions in asked)
+            for name in {*node.taken, *node.resources}:
+                taken = sum(demands(conditions).get(name, 0) for conditions in asked)
+                assert taken == node.taken.get(name, 0) <= node.resources.get(name, 0), name
             if node.state is NodeState.LOST:
                 assert not node.outstanding

@@ -22,6 +22,7 @@ __all__ = [
     "AnnounceRequeued",
     "AnnounceStarted",
     "AnnounceStatus",
+    "AnnounceWaiting",
     "CloseComplete",
     "CloseTemplate",
     "ClusterCommand",
@@ -155,6 +156,14 @@ class AnnounceFailed:
 
 
 @frozen(eq=False, repr=False)
+class AnnounceWaiting:
+    """Jobs wait for something that may not come by itself; the text says for what."""
+
+    computation: int
+    text: str
+
+
+@frozen(eq=False, repr=False)
 class CloseComplete:
     """Nothing of the computation is left on any node that can be reached."""
 
@@ -174,6 +183,7 @@ ClusterCommand = (
     | AnnounceStatus
     | AnnounceNode
     | AnnounceFailed
+    | AnnounceWaiting
     | CloseComplete
 )
 

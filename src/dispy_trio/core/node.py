@@ -25,6 +25,7 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core import workers
+from dispy_trio.core.nodes import demands, slots_taken
 from dispy_trio.core.sessions import (
     WORKER_JOBS,
     Computation,
@@ -38,6 +39,7 @@ from dispy_trio.core.sessions import (
 from dispy_trio.core.slots import POLL_SECONDS, STARTED_SECONDS, WORKER_BYTES, Slots
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
 
@@ -174,6 +176,7 @@ class NodeMachine(Slots):
             for computation in session.computations.values():
                 # Other nodes may have room for what waits here.
                 self._recall(session, computation.number, len(session.jobs))
+                self._return_misfits(session, computation)
 
     def _has_left(self, leaving: e.LeaveRequested) -> bool:
         if leaving.computations:
@@ -243,6 +246,7 @@ class NodeMachine(Slots):
             case messages.SetCpus(computation=number, cpus=cpus):
                 if (computation := session.computations.get(number)) is not None:
                     computation.limit = cpus
+                    self._return_misfits(session, computation)
             case messages.CloseComputation(computation=number, terminate=terminate):
                 computation = session.computations.get(number)
                 if computation is None:
@@ -275,6 +279,8 @@ class NodeMachine(Slots):
             )
             session.jobs[number] = job
             computation.waiting.append(job)
+            if message.conditions is not None:
+                self._return_misfits(session, computation)
 
     def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
         number = message.computation
@@ -313,6 +319,29 @@ class NodeMachine(Slots):
         if not self.slots:
             # It was on its way when we stopped to take jobs.
             self._recall(session, computation.number, len(message.numbers))
+        elif message.conditions is not None:
+            self._return_misfits(session, computation)
+
+    def _return_misfits(self, session: Session, computation: Computation) -> None:
+        """Give back the waiting jobs that ask for more than there will be: nobody is to wait
+        behind them. Their client did not know yet when it sent them."""
+        misfits = [
+            job
+            for job in computation.waiting
+            if job.conditions is not None and not self._can_fit(computation, job.conditions)
+        ]
+        if not misfits:
+            return
+        for job in misfits:
+            computation.waiting.remove(job)
+            del session.jobs[job.number]
+            if job.segment is not None:
+                self._out.append(c.ReleaseSegment(job.segment))
+        self._send(
+            session, messages.JobsReturned(computation.number, [job.number for job in misfits])
+        )
+        if computation.closing:
+            self._check_drained(session, computation)
 
     def _acknowledged(self, session: Session, numbers: Sequence[int]) -> None:
         pop = session.ended.pop
@@ -341,6 +370,8 @@ class NodeMachine(Slots):
                 for result in report.results:
                     if result.segment is not None:
                         self._out.append(c.ReleaseSegment(result.segment))
+            elif isinstance(report, workers.WorkerDied) and report.segment is not None:
+                self._out.append(c.ReleaseSegment(report.segment))
             return
         match report:
             case workers.WorkerResults(worker=number, results=results):
@@ -395,7 +426,7 @@ class NodeMachine(Slots):
                     outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
             elif outcome == Outcome.DIED:
                 # An isolated job: its process is not a worker.
-                result.payload += f", on node {self.name}, attempt {job.attempt}".encode()
+                result.payload += to_bytes(f", on node {self.name}, attempt {job.attempt}")
                 if job.cancelled:
                     outcome = Outcome.INTERRUPTED
                 elif job.timed_out:
@@ -408,10 +439,7 @@ class NodeMachine(Slots):
             if job.segment is not None:
                 self._out.append(c.ReleaseSegment(job.segment))
             if result.segment is not None:
-                record.segment = result.segment
-                record.sizes = result.sizes
-                record.blob = self._next_blob
-                self._next_blob += 1
+                self._attach(record, result.segment, result.sizes)
             del jobs[number]
             ended[number] = record
             fresh[number] = record
@@ -453,6 +481,11 @@ class NodeMachine(Slots):
             self._deliver(session, fresh)
         if computation.closing:
             self._check_drained(session, computation)
+
+    def _attach(self, record: EndedJob, segment: int, sizes: Sequence[int]) -> None:
+        record.segment = segment
+        record.sizes = sizes
+        record.blob = self.next_blob()
 
     def _recalled(
         self, session: Session, computation: Computation, worker: Worker, started: int
@@ -500,11 +533,11 @@ class NodeMachine(Slots):
                 victim,
                 outcome,
                 text,
-                start=report.start,
-                end=report.end,
-                output=(report.stdout, report.stderr),
+                died=report,
             )
-        elif not worker.ran and worker.state is not WorkerState.ENDING:
+        elif report.segment is not None:
+            self._out.append(c.ReleaseSegment(report.segment))
+        if victim is None and not worker.ran and worker.state is not WorkerState.ENDING:
             computation.stillborn += 1
             if computation.stillborn >= STILLBORN_LIMIT:
                 self._fail(
@@ -525,16 +558,22 @@ class NodeMachine(Slots):
         outcome: Outcome,
         text: str,
         *,
-        start: float = 0.0,
-        end: float = 0.0,
-        output: tuple[bytes, bytes] | None = None,
+        died: workers.WorkerDied | None = None,
     ) -> None:
-        """A job ends by something other than its own result."""
+        """A job ends by something other than its own result, maybe by the death of its worker."""
         session.jobs.pop(job.number, None)
         if job.segment is not None:
             self._out.append(c.ReleaseSegment(job.segment))
-        record = EndedJob(job.attempt, outcome, start, end, text.encode(), output)
-        if not session.closed:
+        record = EndedJob(job.attempt, outcome, 0.0, 0.0, to_bytes(text))
+        if died is not None:
+            record.start, record.end = died.start, died.end
+            if died.segment is not None:
+                self._attach(record, died.segment, died.sizes)
+            elif died.stdout or died.stderr:
+                record.output = (died.stdout, died.stderr)
+        if session.closed:
+            self._release(record)
+        else:
             session.ended[job.number] = record
             self._deliver(session, {job.number: record})
 
@@ -814,7 +853,26 @@ class NodeMachine(Slots):
             assert sorted(held) == sorted(session.jobs), (held, session.jobs)
         assert taken <= max(self.slots, self._most_slots)
         assert taken == self._taken, (taken, self._taken)
-        assert all(amount >= 0 for amount in self._free.values()), self._free
+        self._validate_resources()
+
+    def _validate_resources(self) -> None:
+        """What is free and what workers hold is what the node has; no device is in two hands."""
+        workers_here = [
+            worker
+            for session in self.sessions.values()
+            for computation in session.computations.values()
+            for worker in computation.workers.values()
+        ]
+        for worker in workers_here:
+            assert worker.held >= 0, worker
+            if worker.sent and worker.conditions is not None:
+                assert worker.held == slots_taken(worker.conditions), worker
+                assert worker.taken == demands(worker.conditions), worker
+        for name, amount in self.resources.items():
+            held = sum(worker.taken.get(name, 0) for worker in workers_here)
+            assert 0 <= self._free[name] == amount - held, (name, self._free, held)
+        devices = [device for worker in workers_here for device in worker.gpus]
+        assert sorted(devices + self._free_gpus) == list(range(self.resources.get("gpus", 0)))
 
 
 def _timed_out(job: NodeJob) -> bytes:

@@ -10,7 +10,7 @@ from attrs import define, field
 from dispy_trio.messages import NodeStatus
 from dispy_trio.models import Conditions, Job
 
-__all__ = ["Membership", "NodeRecord", "NodeState", "demands"]
+__all__ = ["Membership", "NodeRecord", "NodeState", "demands", "slots_taken"]
 
 
 class NodeState(Enum):
@@ -104,26 +104,32 @@ class NodeRecord:
 
     def can_fit(self, conditions: Conditions) -> bool:
         """Could it run such a job if it had nothing else to do?"""
-        return conditions.cpus <= self.cpus and all(
+        return slots_taken(conditions) <= self.cpus and all(
             amount <= self.resources.get(name, 0) for name, amount in demands(conditions).items()
         )
 
     def fits(self, conditions: Conditions) -> bool:
         """Can it start such a job now?"""
-        return conditions.cpus <= self.spare and all(
+        return slots_taken(conditions) <= self.spare and all(
             self.taken.get(name, 0) + amount <= self.resources.get(name, 0)
             for name, amount in demands(conditions).items()
         )
 
     def load(self, conditions: Conditions, sign: int = 1) -> None:
         """Such a job was given to it; with -1, has left it."""
-        self.extra += sign * (conditions.cpus - 1)
+        self.extra += sign * (slots_taken(conditions) - 1)
         for name, amount in demands(conditions).items():
             self.taken[name] = self.taken.get(name, 0) + sign * amount
 
 
+def slots_taken(conditions: Conditions) -> int:
+    """The slots that a job takes: one at least, whatever its client says."""
+    return max(1, conditions.cpus)
+
+
 def demands(conditions: Conditions) -> dict[str, int]:
-    """What a job takes beside slots; GPUs under ``gpus``."""
-    if not conditions.gpus:
-        return conditions.resources
-    return {**conditions.resources, "gpus": conditions.gpus}
+    """What a job takes beside slots; GPUs under ``gpus``. Never gives anything."""
+    amounts = {name: amount for name, amount in conditions.resources.items() if amount > 0}
+    if conditions.gpus > 0:
+        amounts["gpus"] = conditions.gpus
+    return amounts

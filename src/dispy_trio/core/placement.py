@@ -13,6 +13,7 @@ Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned on
 the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
 queue: the higher priority, and among equals the older. When the one that is due needs more than a
 capable node has free, that one node is kept for it, so that small jobs can't starve large ones.
+One that needs more than any node has is put away until the nodes change, and the user is told.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core.aside import Aside, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, try_again
-from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
+from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.models import CONDITIONS_OF_MOST, Conditions, Job, JobStatus, Outcome
+from dispy_trio.texts import to_bytes
 
 __all__ = ["ComputationRecord", "Placement", "late_text"]
 
@@ -41,6 +43,9 @@ BATCH_BYTES = 512 * 1024
 BULK_WINDOW = 64 * 1024 * 1024
 """Argument bytes under way to one node over its bulk connection; one job always may go."""
 RECALL_SECONDS = 0.02
+MOST_TOLD = 100
+"""Kinds of jobs of a computation that the user is told of: no node can run them."""
+NODES_SHOWN = 4
 
 
 @define(eq=False)
@@ -66,6 +71,8 @@ class ComputationRecord:
     """Node to reason, of the nodes that can't run it."""
     failed: bool = False
     """It was told that no node is left that can run it."""
+    told: set[str] = field(factory=set)
+    """What its user was told that jobs ask for and no node has."""
 
     @property
     def number(self) -> int:
@@ -85,6 +92,8 @@ class Placement:
 
     computations: dict[int, ComputationRecord] = field(factory=dict)
     nodes: dict[str, NodeRecord] = field(factory=dict)
+    awaited: set[str] = field(factory=set)
+    """Nodes that are being dialled for the first time: any of them may be the one that works."""
     _recall_at: float = math.inf
     _slots: int = 0
     """Slots of all nodes that are given jobs."""
@@ -155,7 +164,7 @@ class Placement:
         ended = [job for job in jobs if not has_ended(job)]
         for job in ended:
             move(job, status)
-            job.reply = reason.encode()
+            job.reply = to_bytes(reason)
             job.payload = None
         record.waiting_aside -= len(ended)
         if ended:
@@ -167,6 +176,57 @@ class Placement:
         self._slots = sum(
             n.cpus for n in self.nodes.values() if n.state is NodeState.CONNECTED and n.allocated
         )
+        self._unpark()
+
+    # --- who asks for too much -----------------------------------------------------------------
+    def _fits_somewhere(self, record: ComputationRecord, job: Job) -> bool:
+        """Is there a node that could run it, once it has nothing else to do?"""
+        extras = extras_of(job)
+        return any(
+            node.can_fit(extras.options.conditions)
+            for node in self.nodes.values()
+            if node.state is not NodeState.LOST
+            and node.allocated
+            and extras.pinned in (None, node.key)
+            and node.memberships.get(record.number) not in (Membership.FAILED, Membership.REFUSED)
+        )
+
+    def _park(self, record: ComputationRecord, job: Job) -> None:
+        """Put away a job that no node can run, and say so, once for all that ask for as much."""
+        record.aside.park(job)
+        extras = extras_of(job)
+        asked = ", ".join(
+            f"{amount} {name}"
+            for name, amount in {
+                "cpus": slots_taken(extras.options.conditions),
+                **demands(extras.options.conditions),
+            }.items()
+        )
+        where = f"node {extras.pinned}" if extras.pinned else "no node"
+        key = f"{where} {asked}"
+        if self.awaited or key in record.told or len(record.told) >= MOST_TOLD:
+            return  # A node that is still dialled may have it.
+        record.told.add(key)
+        there = ", ".join(
+            f"{node.key}: {node.cpus} cpus"
+            + "".join(f", {amount} {name}" for name, amount in node.resources.items())
+            for node in list(self.nodes.values())[:NODES_SHOWN]
+            if node.state is not NodeState.LOST
+        )
+        has = "has not so much" if extras.pinned else "has so much"
+        self._out.append(
+            c.AnnounceWaiting(
+                record.number,
+                f"jobs that ask for {asked} wait: {where} {has} ({there or 'none is connected'});"
+                " they start when one has; cancel them if none ever will",
+            )
+        )
+
+    def _unpark(self) -> None:
+        """The nodes have changed: who was put away takes its turn again."""
+        for record in self.computations.values():
+            for job in record.aside.unpark():
+                self._set_aside(record, job, counted=True)
 
     # --- who is given what ---------------------------------------------------------------------
     def _dispatch(self, now: float) -> None:
@@ -247,10 +307,19 @@ class Placement:
                 break
             conditions = options.conditions
             if _is_picky(conditions) and not node.fits(conditions):
-                if node.can_fit(conditions) and record.reserved in (None, node.key):
-                    record.reserved = node.key
-                    count = 0
-                break
+                if node.can_fit(conditions):
+                    if record.reserved in (None, node.key):
+                        record.reserved = node.key
+                        count = 0
+                    break
+                if self._fits_somewhere(record, job):
+                    break
+                if from_heap:
+                    record.aside.pop()
+                else:
+                    node.pinned.popleft()
+                self._park(record, job)
+                continue
             if record.reserved == node.key:
                 record.reserved = None
             if type(job.payload) is not bytes and not self._has_bulk_room(node, job):
@@ -262,10 +331,14 @@ class Placement:
                 node.pinned.popleft()
             record.waiting_aside -= 1
             node.load(conditions)
-            count -= conditions.cpus
+            count -= slots_taken(conditions)
             if extras_of(job).files or type(job.payload) is not bytes:
                 self._give_alone(node, record, job)
             else:
+                # At once, so that the next one is not given the same slot.
+                job.node = node.key
+                node.outstanding[job.number] = job
+                record.outstanding += 1
                 batch.append(job)
                 size += len(job.payload)
         self._give_batch(node, record, batch)
@@ -273,10 +346,6 @@ class Placement:
 
     def _give_batch(self, node: NodeRecord, record: ComputationRecord, jobs: list[Job]) -> None:
         """Send jobs with extras; those that share their conditions share a message."""
-        for job in jobs:
-            job.node = node.key
-            node.outstanding[job.number] = job
-        record.outstanding += len(jobs)
         for conditions, group in groupby(jobs, lambda job: extras_of(job).options.conditions):
             together = list(group)
             payloads = [job.payload for job in together]

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from attrs import define, evolve, field
 
 from dispy_trio.core import commands as c
-from dispy_trio.core.nodes import demands
+from dispy_trio.core.nodes import demands, slots_taken
 from dispy_trio.core.sessions import Computation, Loading, NodeJob, Worker, WorkerState
 from dispy_trio.models import Conditions
 
@@ -128,25 +128,34 @@ class Slots:
         """May the job that waits first be started now?"""
         if self._taken >= self.slots:
             return False
-        if computation.limit and computation.held >= computation.limit:
-            return False
         conditions = computation.waiting[0].conditions
+        needed = 1 if conditions is None else slots_taken(conditions)
+        if computation.limit and computation.held + needed > computation.limit:
+            return False
         if conditions is None:
             return True
-        return self._taken + conditions.cpus <= self.slots and all(
+        return self._taken + needed <= self.slots and all(
             amount <= self._free.get(name, 0) for name, amount in demands(conditions).items()
+        )
+
+    def _can_fit(self, computation: Computation, conditions: Conditions) -> bool:
+        """Could such a job be started if nothing else ran?"""
+        most = min(self.slots, computation.limit or self.slots)
+        return slots_taken(conditions) <= most and all(
+            amount <= self.resources.get(name, 0) for name, amount in demands(conditions).items()
         )
 
     def _take_slots(self, worker: Worker, conditions: Conditions | None) -> None:
         worker.held = 1
         worker.conditions = conditions
         if conditions is not None:
-            worker.held = conditions.cpus
+            worker.held = slots_taken(conditions)
             worker.taken = demands(conditions)
             for name, amount in worker.taken.items():
                 self._free[name] -= amount
-            worker.gpus = self._free_gpus[: conditions.gpus]
-            del self._free_gpus[: conditions.gpus]
+            devices = worker.taken.get("gpus", 0)
+            worker.gpus = self._free_gpus[:devices]
+            del self._free_gpus[:devices]
         self._taken += worker.held
 
     def _give_slot_back(self, worker: Worker) -> None:
@@ -249,7 +258,7 @@ class Slots:
             "isolated": conditions.isolated,
         }
         job.settings = {name: value for name, value in settings.items() if value}
-        if conditions.timeout:
+        if 0 < conditions.timeout < math.inf:
             worker.timeout_at = self._now + conditions.timeout
             self._arm(conditions.timeout)
 

@@ -47,11 +47,13 @@ class WorkerResult:
     start: float
     end: float
     payload: bytes
+    """When it is not empty, a segment carries the output only."""
     stdout: bytes = b""
     stderr: bytes = b""
     segment: int | None = None
-    """A memfd that carries the result's parts, owned by the receiver."""
+    """A file that carries the result's parts, stdout and stderr, owned by the receiver."""
     sizes: Sequence[int] = ()
+    """Of the parts; the last two are stdout and stderr."""
 
 
 @frozen
@@ -97,7 +99,7 @@ class WorkerRecalled:
     started: int
 
 
-@frozen
+@define(eq=False)
 class WorkerDied:
     """A worker ended. All results it completed were delivered before this."""
 
@@ -106,13 +108,16 @@ class WorkerDied:
     """Sequence of the last job it started, 0 for none."""
     how: str
     """For people: ``killed by SIGSEGV (11)``, ``exit code 3 without a result``…"""
-    stderr: bytes
-    """The last lines the job wrote to stderr."""
+    stderr: bytes = b""
+    """What the job wrote to stderr."""
     stdout: bytes = b""
     start: float = 0.0
     """When the last job it started did so, by the node's clock, seconds since the epoch."""
     end: float = 0.0
     """When the end was noticed."""
+    segment: int | None = None
+    """A file with what it wrote, when that is long; as of `WorkerResult`."""
+    sizes: Sequence[int] = ()
 
 
 @frozen

@@ -8,6 +8,7 @@ from dispy_trio import messages
 from dispy_trio.errors import LocalError, ProtocolError
 from dispy_trio.messages import MESSAGE_TYPES, Message
 from dispy_trio.protocol.framing import FRAME_HEADER, FRAME_LIMIT
+from dispy_trio.texts import FilePath
 
 __all__ = ["FRAME_LIMITS", "decode", "encode"]
 
@@ -52,11 +53,40 @@ _COLUMNS: dict[type[Message], tuple[str, ...]] = {
 }
 """Fields that are columns of one table, and so of one length."""
 
+_UNCHECKED: frozenset[type[Message]] = frozenset(
+    {
+        messages.Ping,
+        messages.Pong,
+        messages.RunJobs,
+        messages.CancelJobs,
+        messages.AckResults,
+        messages.JobsStarted,
+        messages.JobsReturned,
+        messages.JobsFinished,
+        messages.JobOutput,
+    }
+)
+"""The frequent and the long ones, of which nothing but conditions is of a user's choice."""
+
 _HEADER_SIZE = FRAME_HEADER.size
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _to_wire(value: object) -> bytes:
+    """msgspec asks for types that it does not know itself."""
+    if isinstance(value, FilePath):
+        return value.to_wire()
+    raise TypeError(f"{type(value).__name__} is nothing that travels")
+
+
+def _from_wire(_type: type, value: object) -> FilePath:
+    return FilePath.from_wire(value)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_wire)
 _numbers = {message_type: number for number, message_type in MESSAGE_TYPES.items()}
 _decoders = {
-    number: msgspec.msgpack.Decoder(message_type) for number, message_type in MESSAGE_TYPES.items()
+    number: msgspec.msgpack.Decoder(message_type, dec_hook=_from_wire)
+    for number, message_type in MESSAGE_TYPES.items()
 }
 
 
@@ -64,18 +94,28 @@ def encode(message: Message) -> bytearray:
     """A whole frame, header included.
 
     Raises:
-        LocalError: the message is larger than any receiver takes.
+        LocalError: no receiver takes that message: it is too large, or a field of it can't be
+            encoded or is out of bounds. The text says which, for people.
     """
     frame = bytearray(_HEADER_SIZE)
-    _encoder.encode_into(message, frame, _HEADER_SIZE)
+    kind = type(message)
+    try:
+        _encoder.encode_into(message, frame, _HEADER_SIZE)
+    except (ValueError, OverflowError, TypeError) as exc:
+        raise LocalError(f"a {kind.__name__} can't be encoded: {exc}") from exc
     length = len(frame) - _HEADER_SIZE
-    number = _numbers[type(message)]
+    number = _numbers[kind]
     if length > FRAME_LIMITS[number]:
         raise LocalError(
-            f"a {type(message).__name__} of {length} bytes is over the limit of"
-            f" {FRAME_LIMITS[number]}"
+            f"a {kind.__name__} of {length} bytes is over the limit of {FRAME_LIMITS[number]}"
         )
     FRAME_HEADER.pack_into(frame, 0, length, number)
+    if kind not in _UNCHECKED or (kind is messages.RunJobs and message.conditions is not None):  # type: ignore[union-attr]
+        # Better not sent than refused there, which costs the session.
+        try:
+            _decoders[number].decode(memoryview(frame)[_HEADER_SIZE:])
+        except (msgspec.DecodeError, ValueError) as exc:
+            raise LocalError(f"a {kind.__name__} can't be sent: {exc}") from exc
     return frame
 
 

@@ -14,6 +14,7 @@ import datetime
 import errno
 import hashlib
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -31,10 +32,34 @@ from dispy_trio.seams import ByteStream
 
 __all__ = ["TcpNet", "is_loopback", "local_address_towards"]
 
+log = logging.getLogger("dispy_trio.node")
+
 SOCKET_BUFFER = 4 * 1024 * 1024
 USER_TIMEOUT = 30_000
 """Milliseconds after which the kernel gives up on unacknowledged data."""
 DIAL_TIMEOUT = 5.0
+ACCEPT_PAUSE = 0.1
+"""Seconds to wait when no connection can be taken."""
+MOST_FAILURES = 100
+"""Connections in a row that may fail each for itself; then it is not theirs."""
+_OF_ONE_CONNECTION = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EINTR,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ETIMEDOUT,
+    }
+)
+"""What `accept` hands on of the connection that it took from the queue; see accept(2)."""
 
 
 def is_loopback(host: str) -> bool:
@@ -137,6 +162,9 @@ class TlsStream:
     _stream: trio.SSLStream[trio.SocketStream]
     peer: str
     secure: bytes
+    _closed: bool = False
+    _calls: int = 0
+    """Of the stream, that have not returned."""
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Takes nothing: encryption may have to wait for the other side."""
@@ -153,23 +181,51 @@ class TlsStream:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""
-        try:
-            await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise ConnectionLost(f"{self.peer}: {exc.__cause__ or exc}") from exc
+        with self._in_use() as stream:
+            await stream.send_all(data)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes; 0 means the other end closed."""
-        try:
-            data = await self._stream.receive_some(len(buffer))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise ConnectionLost(f"{self.peer}: {exc.__cause__ or exc}") from exc
+        with self._in_use() as stream:
+            data = await stream.receive_some(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
+    @contextmanager
+    def _in_use(self) -> Iterator[trio.SSLStream[trio.SocketStream]]:
+        if self._closed:
+            raise ConnectionLost(f"{self.peer}: closed")
+        self._calls += 1
+        try:
+            yield self._stream
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionLost(f"{self.peer}: {exc.__cause__ or exc}") from exc
+        finally:
+            self._calls -= 1
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._closed and not self._calls:
+            _take_apart(self._stream)
+
     async def aclose(self) -> None:
         """Close at once, without TLS's own goodbye: ours comes before."""
-        await trio.aclose_forcefully(self._stream.transport_stream)
+        if self._closed:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        self._closed = True
+        transport = self._stream.transport_stream
+        self._let_go()
+        await trio.aclose_forcefully(transport)
+
+
+def _take_apart(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Free what a stream holds that nobody uses any more.
+
+    It refers to itself, so that the 50 KiB of its connection would stay until somebody looks for
+    such circles, which a node seldom does.
+    """
+    vars(stream).clear()
 
 
 def _own_context(protocol: int, certfile: Path, keyfile: Path | None) -> ssl.SSLContext:
@@ -284,18 +340,49 @@ class TcpListener:
     _force_tls: bool
 
     async def accept(self) -> ByteStream:
-        """Wait for the next connection. Its TLS handshake happens on first use, not here."""
+        """Wait for the next connection. Its TLS handshake happens on first use, not here.
+
+        Whatever goes wrong with one connection, or with all of them for a while, is waited out.
+
+        Raises:
+            ConnectionLost: the listener is closed.
+        """
+        failures = 0
+        complained = False
         while True:
             try:
                 sock, remote = await self._socket.accept()
-                break
+            except trio.ClosedResourceError as exc:
+                raise self._closed() from exc
             except OSError as exc:
-                if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    if exc.errno == errno.ECONNABORTED:
-                        continue
-                    raise
-                # Out of descriptors: let those who have a connection get on and free some.
-                await trio.sleep(0.1)
+                if self._socket.fileno() < 0:
+                    raise self._closed() from exc
+                failures += 1
+                if exc.errno in _OF_ONE_CONNECTION and failures < MOST_FAILURES:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                if not complained:
+                    complained = True
+                    log.warning(
+                        "can't take new connections on %s: %s (retrying); those that are open go on",
+                        _text(self.address),
+                        _reason(exc),
+                    )
+                # Out of descriptors, say: let those who have a connection get on and free some.
+                await trio.sleep(ACCEPT_PAUSE)
+                continue
+            try:
+                return self._wrap(sock, remote)
+            except Exception as exc:
+                # Reset since, or no memory for its TLS: nobody else's concern.
+                sock.close()
+                log.warning("a connection was not taken: %s", _reason(exc))
+                await trio.lowlevel.checkpoint()
+
+    def _closed(self) -> ConnectionLost:
+        return ConnectionLost(f"the listener on {_text(self.address)} is closed")
+
+    def _wrap(self, sock: trio.socket.SocketType, remote: tuple[str, int]) -> ByteStream:
         _tune(sock)
         peer = _text(remote)
         if self._tls is None or (not self._force_tls and is_loopback(sock.getsockname()[0])):
@@ -360,16 +447,21 @@ class TcpNet:
         else:
             context = _client_context()
         stream = trio.SSLStream(transport, context)
+        completed = False
         try:
             with trio.fail_after(DIAL_TIMEOUT):
                 await stream.do_handshake()
+            certificate = stream.getpeercert(binary_form=True)
+            completed = True
         except trio.TooSlowError as exc:
             raise ConnectError(
                 f"{peer}: no TLS answer within {DIAL_TIMEOUT:.0f} s; is this a dispy-trio node?"
             ) from exc
         except trio.BrokenResourceError as exc:
             raise ConnectError(f"{peer}: TLS failed: {exc.__cause__ or exc}") from exc
-        certificate = stream.getpeercert(binary_form=True)
+        finally:
+            if not completed:
+                _take_apart(stream)
         return TlsStream(stream, peer, hashlib.sha256(certificate or b"").digest())
 
     async def listen(self, host: str, port: int) -> TcpListener:

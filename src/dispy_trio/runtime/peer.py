@@ -10,6 +10,7 @@ and what was not sent is settled at the next contact, as after any lost connecti
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import threading
@@ -39,9 +40,12 @@ from dispy_trio.protocol.framing import (
     parse_chunk_header,
 )
 from dispy_trio.protocol.handshake import DiallerHandshake, Handshake, ListenerHandshake
+from dispy_trio.protocol.splitting import halves
 from dispy_trio.seams import ByteStream, Net
 
 __all__ = ["Peer", "PeerStatistics", "accept_connection", "dial_connection"]
+
+log = logging.getLogger("dispy_trio")
 
 HANDSHAKE_TIMEOUT = 5.0
 OUTBOX_LIMIT = 64 * 1024 * 1024
@@ -109,6 +113,9 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
         # There was no session to lose.
         raise ConnectError(f"{exc} during the handshake") from exc
     finally:
+        # By its traceback the error knows this frame, and so the handshake, which knows the error:
+        # the three would stay, and the stream with them, until somebody looks for such circles.
+        handshake.error = None
         if not completed:
             with trio.move_on_after(1, shield=True):
                 await stream.aclose()
@@ -137,6 +144,11 @@ class _Blob:
     total: int
 
 
+def _drop(message: Message, reason: str) -> None:
+    """What is done with a message that can't be sent, when its owner has nothing better."""
+    log.error("a message was not sent: %s", reason)
+
+
 @define(eq=False)
 class Peer:
     """One session; see the module's head."""
@@ -147,6 +159,8 @@ class Peer:
     """What the other side said of itself."""
     pulse_interval: float
     _control: ByteStream
+    on_unsendable: Callable[[Message, str], None] = _drop
+    """Called with a message that no receiver would take, and why; the session goes on without it."""
     _outbox: deque[memoryview] = field(factory=deque)
     _outbox_bytes: int = 0
     _writing: bool = False
@@ -185,10 +199,32 @@ class Peer:
         if self._ended or self._closing:
             return
         try:
-            frame = memoryview(encode(message))
+            frame = encode(message)
         except LocalError as exc:
-            self.fail(exc)
+            self._send_in_parts(message, str(exc))
             return
+        self._send_frame(memoryview(frame))
+
+    def send_or_raise(self, message: Message) -> None:
+        """As `send_nowait`, for who can say himself what is to become of it.
+
+        Raises:
+            LocalError: no receiver would take it; says why.
+        """
+        frame = encode(message)
+        if not (self._ended or self._closing):
+            self._send_frame(memoryview(frame))
+
+    def _send_in_parts(self, message: Message, reason: str) -> None:
+        """It does not fit into a frame: perhaps its halves do, or all of it but one job."""
+        parts = halves(message)
+        if parts is None:
+            self.on_unsendable(message, reason)
+        else:
+            for part in parts:
+                self.send_nowait(part)
+
+    def _send_frame(self, frame: memoryview) -> None:
         self._bytes_out += len(frame)
         self._messages_out += 1
         if not self._outbox and not self._writing:
@@ -212,10 +248,10 @@ class Peer:
         """
         if self._ended or self._closing or self._outbox or self._writing:
             return False
-        frame = memoryview(encode(message))
         try:
+            frame = memoryview(encode(message))
             rest = frame[self._control.send_nowait(frame) :]
-        except ConnectionLost:
+        except (ConnectionLost, LocalError):
             return False  # The owner's thread is to find out by itself.
         if rest:
             # The socket took a part; `flush` has to follow on the owner's thread.
@@ -364,8 +400,26 @@ class Peer:
             elif isinstance(message, Goodbye):
                 return True
             elif not isinstance(message, Pong):
-                on_message(message)
+                self._hand_on(message, on_message)
         return False
+
+    def _hand_on(self, message: Message, on_message: Callable[[Message], None]) -> None:
+        """Whatever goes wrong with one message ends this session, and nobody else's.
+
+        Raises:
+            DispyError: of the owner, or one that stands for an error that is nobody's.
+        """
+        try:
+            on_message(message)
+        except DispyError:
+            raise
+        except Exception as exc:
+            raise self.blame(f"a {type(message).__name__}", exc) from exc
+
+    def blame(self, what: str, exc: Exception) -> ProtocolError:
+        """An error that ends the session, for one that was not foreseen; it is logged."""
+        log.error("%s could not be handled that came from %s", what, self.name, exc_info=exc)
+        return ProtocolError(f"{self.name} sent {what} that could not be handled: {exc!r}")
 
     async def _wait_for_turn(self, descriptor: int) -> None:
         """Wait until there is something to read, and nobody else is about to read it."""
@@ -440,7 +494,10 @@ class Peer:
             self._ended = True
             self._scope.cancel()
         elif not isinstance(message, Pong):
-            on_message(message)
+            try:
+                self._hand_on(message, on_message)
+            except DispyError as exc:
+                self.fail(exc)
 
     def linger(self, seconds: float) -> None:
         """Look for the next message without sleeping, once, for at most that many seconds.
@@ -564,7 +621,12 @@ class Peer:
                 raise ConnectionLost(f"{self.name} closed the bulk connection inside of a blob")
             if received == header.total:
                 arriving.pop(header.blob, None)
-                on_blob(header.blob, memory)
+                try:
+                    on_blob(header.blob, memory)
+                except DispyError:
+                    raise
+                except Exception as exc:
+                    raise self.blame("a blob", exc) from exc
             else:
                 arriving[header.blob] = (memory, received)
 
@@ -577,6 +639,10 @@ class Peer:
             raise ProtocolError(
                 f"{self.name} sends {header.total} bytes, for which there is no room: {exc}"
             ) from exc
+        except DispyError:
+            raise
+        except Exception as exc:
+            raise self.blame(f"a blob of {header.total} bytes", exc) from exc
 
     async def _read_exactly(self, stream: ByteStream, buffer: memoryview) -> bool:
         """Fill the buffer; False when the stream ends."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hmac
 import mmap
 import os
+import stat
+from collections.abc import Sequence
 
-from dispy_trio.errors import ConnectionLost
+from dispy_trio.child.parts import span
+from dispy_trio.errors import ConnectionLost, ProtocolError
 
-__all__ = ["can_open", "map_segment", "offer", "open_segment"]
+__all__ = ["can_open", "check_parts", "map_segment", "offer", "open_segment"]
 
 
 def map_segment(segment: int) -> memoryview:
@@ -34,6 +37,19 @@ def open_segment(process: int, descriptor: int) -> int:
         return os.open(f"/proc/{process:d}/fd/{descriptor:d}", flags)
     except OSError as exc:
         raise ConnectionLost(f"a segment of process {process} is gone: {exc.strerror}") from exc
+
+
+def check_parts(segment: int, sizes: Sequence[int], peer: str) -> None:
+    """See that a segment is a file that holds parts of these sizes.
+
+    Raises:
+        ProtocolError: it is not; names the peer who said so.
+    """
+    status = os.fstat(segment)
+    if not sizes or not stat.S_ISREG(status.st_mode) or status.st_size < span(sizes):
+        raise ProtocolError(
+            f"{peer} promised parts of {sum(sizes)} bytes in a segment that has {status.st_size}"
+        )
 
 
 def offer(token: bytes) -> int:

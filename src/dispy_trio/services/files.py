@@ -76,7 +76,6 @@ class FileService:
     """Digest to a lock, while files with that content come in."""
     _offers: dict[int, _Offer] = field(factory=dict)
     _offered: dict[str, _Offer] = field(factory=dict)
-    _next_offer: int = 1
 
     # --- what jobs ask -------------------------------------------------------------------------
     async def answer(
@@ -194,8 +193,8 @@ class FileService:
         name = _name_for_client(place, job, path, source)
         status = source.stat()
         token = self.outside.draw_token(32)
-        request = self._next_offer
-        self._next_offer += 1
+        # Nobody but that client can answer it.
+        request = int(token[:14], 16)
         offer = self._offers[request] = self._offered[token] = _Offer(moved=trio.current_time())
         self._paths[token] = source
         try:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.config import NodeSettings
@@ -24,15 +25,17 @@ from dispy_trio.core import events as e
 from dispy_trio.core.node import NodeMachine, NodeMachineEvent, TemplateReport
 from dispy_trio.core.sessions import NodeJob
 from dispy_trio.core.slots import thread_variables
-from dispy_trio.errors import DispyError, LocalError, RemoteError
+from dispy_trio.errors import DispyError, LocalError, ProtocolError, RemoteError
+from dispy_trio.models import Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
-from dispy_trio.runtime.segments import can_open, map_segment, open_segment
+from dispy_trio.runtime.segments import can_open, check_parts, map_segment, open_segment
 from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
 from dispy_trio.services.outside import Outside
 from dispy_trio.services.places import Key, Places
+from dispy_trio.texts import NOTE_LIMIT, fit_note, to_bytes
 
 __all__ = ["run_node", "slots_of"]
 
@@ -116,9 +119,9 @@ class NodeService:
     """Its cleanup has ended the node: when it is closed."""
     _served: int = 0
     """Clients that have come."""
-    _provisional: dict[int, trio.Event] = field(factory=dict)
-    """Provisional results that clients have not acknowledged."""
-    _refused: set[int] = field(factory=set)
+    _provisional: dict[tuple[str, int], trio.Event] = field(factory=dict)
+    """Provisional results that clients have not acknowledged, by session and request."""
+    _refused: set[tuple[str, int]] = field(factory=set)
     """Those of them that nobody wants."""
     _next_request: int = 1
 
@@ -195,7 +198,8 @@ class NodeService:
         starts: list[float] = []
         for job in jobs:
             started, when = self._template(session, job.computation).poll(job.worker)
-            if started == job.sequence:
+            # It comes from memory that the job itself can write to.
+            if started == job.sequence and math.isfinite(when):
                 numbers.append(job.number)
                 attempts.append(job.attempt)
                 starts.append(when)
@@ -233,6 +237,7 @@ class NodeService:
             setup_timeout=options.setup_timeout,
             init=str(self.settings.init or ""),
             message_timeout=self.settings.message_timeout,
+            output_limit=options.output_limit,
             # What the node's own user has chosen counts more.
             environment={k: v for k, v in threads.items() if k not in os.environ},
         )
@@ -310,7 +315,11 @@ class NodeService:
         try:
             body = await self._do_for_job(key, call, computation)
         except (DispyError, OSError) as exc:
-            body = {"error": str(exc)[:1000]}
+            body = {"error": fit_note(str(exc))}
+        except Exception as exc:
+            # One job's odd wish is no reason to end those of others.
+            log.warning("a job's %r could not be done", call.kind, exc_info=exc)
+            body = {"error": fit_note(f"{call.kind}: {type(exc).__name__}: {exc}")}
         if not computation.closing:
             computation.template.answer(call.worker, call.call, body)
 
@@ -324,18 +333,20 @@ class NodeService:
                 return {}
             case "progress", {"fraction": int() | float() as fraction, "text": str(text)}:
                 peer, job = self._client_of(key, call)
-                peer.send_nowait(
-                    messages.JobProgress(job.number, job.attempt, float(fraction), text[:1000])
+                peer.send_or_raise(
+                    messages.JobProgress(job.number, job.attempt, float(fraction), text)
                 )
                 return {}
             case "provisional_result", {"timeout": int() | float() as timeout}:
-                await self._send_provisional(key, call, timeout)
+                await self._send_provisional(key, call, _patience(timeout))
                 return {}
             case "send_file", {"path": str(path), "timeout": int() | float() as timeout}:
                 peer, job = self._client_of(key, call)
                 place = self.places.get(key)
                 assert place is not None, "a computation that runs has a directory"
-                await self.files.offer(peer.send_nowait, place, job.number, path, timeout)
+                await self.files.offer(
+                    peer.send_or_raise, place, job.number, path, _patience(timeout)
+                )
                 return {}
             case _:
                 client = self._client_host(key[0])
@@ -359,23 +370,24 @@ class NodeService:
         peer, job = self._client_of(key, call)
         request = self._next_request
         self._next_request += 1
-        taken = self._provisional[request] = trio.Event()
         small = len(call.data) <= messages.BULK_THRESHOLD
         blob = 0 if small else self.machine.next_blob()
         payload = call.data if small else b""
-        peer.send_nowait(messages.JobProvisional(job.number, job.attempt, request, payload, blob))
+        peer.send_or_raise(messages.JobProvisional(job.number, job.attempt, request, payload, blob))
         if blob:
             peer.send_blob_nowait(blob, [memoryview(call.data)])
+        mark = (key[0], request)
+        taken = self._provisional[mark] = trio.Event()
         try:
             with trio.move_on_after(timeout):
                 await taken.wait()
             if not taken.is_set():
                 raise RemoteError(f"the client did not take the result within {timeout:g} s")
-            if request in self._refused:
+            if mark in self._refused:
                 raise RemoteError("the client does not wait for this job any more")
         finally:
-            del self._provisional[request]
-            self._refused.discard(request)
+            del self._provisional[mark]
+            self._refused.discard(mark)
 
     def _shut_down_for_client(self, key: Key) -> None:
         if self.settings.client_shutdown:
@@ -387,6 +399,24 @@ class NodeService:
     # --- connections ---------------------------------------------------------------------------
     async def serve(self, stream: seams.ByteStream) -> None:
         """One connection, from its first byte to its last: nothing it does hurts another."""
+        try:
+            await self._serve(stream)
+        except BaseExceptionGroup as group:
+            ours, others = group.split(Exception)
+            if ours is not None:
+                await self._give_up(stream, ours)
+            if others is not None:
+                raise others from None
+        except Exception as exc:
+            # An error of our own, or of the system: this connection ends, and no other.
+            await self._give_up(stream, exc)
+
+    async def _give_up(self, stream: seams.ByteStream, error: Exception) -> None:
+        log.error("the connection of %s ends by an error here", stream.peer, exc_info=error)
+        with trio.move_on_after(1, shield=True):
+            await stream.aclose()
+
+    async def _serve(self, stream: seams.ByteStream) -> None:
         theirs = await self._authenticate(stream)
         if theirs is None:
             return
@@ -416,7 +446,8 @@ class NodeService:
                 hello = self.outside.hello(Role.NODE, Kind.CONTROL, self.incarnation)
                 theirs = await accept_connection(stream, self.outside.secret.value, hello)
         except DispyError as exc:
-            log.warning("refused a connection: %s", exc)
+            # As text: whoever keeps records would keep the error, and with it the connection.
+            log.warning("refused a connection: %s", str(exc))
         finally:
             del self._handshakes[scope]
         return theirs
@@ -433,15 +464,20 @@ class NodeService:
                 self.host.feed(e.SessionConnected(session, stream.peer))
                 self.host.feed(e.LeaveRequested(computations=True))
         peer = Peer(f"client {stream.peer}", theirs, self.settings.pulse_interval, stream)
+        peer.on_unsendable = lambda message, why: _send_instead(peer, message, why)
         if (old := self._peers.get(session)) is not None:
             old.close("the same session came again")
         self._peers[session] = peer
         self.host.feed(e.SessionConnected(session, stream.peer))
         reason: DispyError | None = None
+        watching = trio.CancelScope()
         async with trio.open_nursery() as nursery:
 
             def watch(message: messages.WatchNode) -> None:
-                nursery.start_soon(self._report_status, peer, message)
+                nonlocal watching
+                watching.cancel()
+                watching = trio.CancelScope()
+                nursery.start_soon(self._report_status, peer, message, watching)
 
             try:
                 await peer.run(
@@ -467,15 +503,22 @@ class NodeService:
             log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
-    async def _report_status(self, peer: Peer, watch: messages.WatchNode) -> None:
+    async def _report_status(
+        self, peer: Peer, watch: messages.WatchNode, scope: trio.CancelScope
+    ) -> None:
         """Tell a client what is free here, as often as it wants to know."""
         seconds = FIRST_LOOK if watch.now else None
-        if not watch.now:
-            await trio.sleep(watch.interval)
-        while True:
-            peer.send_nowait(await self.outside.read_status(seconds))
-            seconds = None
-            await trio.sleep(max(0.1, watch.interval))
+        with scope:
+            if not watch.now:
+                await trio.sleep(watch.interval)
+            while True:
+                try:
+                    peer.send_nowait(await self.outside.read_status(seconds))
+                except OSError as exc:
+                    # A disk that is gone for a moment, say: the jobs do not need this.
+                    log.warning("can't tell what is free on this machine: %s", exc)
+                seconds = None
+                await trio.sleep(max(0.1, watch.interval))
 
     def _on_message(
         self,
@@ -492,9 +535,9 @@ class NodeService:
         elif isinstance(message, messages.FileAnswer):
             self.files.answered(message)
         elif isinstance(message, messages.AckProvisional):
-            if (taken := self._provisional.get(message.request)) is not None:
+            if (taken := self._provisional.get((session, message.request))) is not None:
                 if not message.taken:
-                    self._refused.add(message.request)
+                    self._refused.add((session, message.request))
                 taken.set()
         elif isinstance(message, messages.OfferSegments):
             agreed = can_open(message.process, message.descriptor, message.token)
@@ -502,8 +545,10 @@ class NodeService:
                 self._neighbours[session] = message.process
             peer.send_nowait(messages.AnswerSegments(os.getpid() if agreed else 0))
         elif isinstance(message, messages.RunBulkJob) and message.segment >= 0:
-            segment = open_segment(self._neighbours[session], message.segment)
-            self.host.feed(e.BulkJobReceived(session, message, segment))
+            if (process := self._neighbours.get(session)) is None:
+                raise ProtocolError(f"{peer.name} lends a segment, which was not agreed upon")
+            segment = open_segment(process, message.segment)
+            self._take_bulk_job(session, message, segment)
         elif isinstance(message, messages.RunBulkJob) or (
             isinstance(message, messages.OpenComputation) and message.blob
         ):
@@ -513,9 +558,21 @@ class NodeService:
         else:
             self.host.feed(e.MessageReceived(session, message))
 
+    def _take_bulk_job(self, session: str, message: messages.RunBulkJob, segment: int) -> None:
+        try:
+            check_parts(segment, message.sizes, f"client {self._client_host(session)}")
+        except ProtocolError:
+            os.close(segment)
+            raise
+        self.host.feed(e.BulkJobReceived(session, message, segment))
+
     def _make_room(self, session: str, blob: int, size: int) -> memoryview:
-        segment, memory = self.outside.store.make_segment(size)
-        self._incoming.setdefault((session, blob), _Incoming()).segment = segment
+        incoming = self._incoming.setdefault((session, blob), _Incoming())
+        if incoming.segment is not None:
+            raise ProtocolError(
+                f"client {self._client_host(session)} sends the blob {blob} a second time"
+            )
+        incoming.segment, memory = self.outside.store.make_segment(size)
         return memory
 
     def _on_blob(self, session: str, blob: int) -> None:
@@ -530,11 +587,22 @@ class NodeService:
         del self._incoming[session, blob]
         segment = incoming.segment
         if isinstance(incoming.message, messages.RunBulkJob):
-            self.host.feed(e.BulkJobReceived(session, incoming.message, segment))
-        else:
-            bundle = map_segment(segment)
-            os.close(segment)
-            self.host.feed(e.BundleReceived(session, incoming.message, bundle))
+            self._take_bulk_job(session, incoming.message, segment)
+            return
+        bundle = map_segment(segment)
+        os.close(segment)
+        message = incoming.message
+        if message.arguments_size > len(bundle):
+            raise ProtocolError(
+                f"client {self._client_host(session)} promised arguments of"
+                f" {message.arguments_size} bytes in a blob of {len(bundle)}"
+            )
+        if message.arguments_size:
+            end = len(bundle) - message.arguments_size
+            arguments = bytes(bundle[end:])
+            bundle = bundle[:end]
+            message = evolve(message, options=evolve(message.options, arguments=arguments))
+        self.host.feed(e.BundleReceived(session, message, bundle))
 
     def _drop_incoming(self, session: str) -> None:
         for key in [key for key in self._incoming if key[0] == session]:
@@ -621,6 +689,40 @@ class NodeService:
             ],
             stopping=machine.leaving is not None,
         )
+
+
+def _patience(timeout: float) -> float:
+    """Seconds that a job wants to wait.
+
+    Raises:
+        RemoteError: nobody can wait for so long.
+    """
+    if not timeout >= 0:
+        raise RemoteError(f"timeout is {timeout}; it has to be a number of seconds, 0 or more")
+    return float(timeout)
+
+
+def _send_instead(peer: Peer, message: messages.Message, reason: str) -> None:
+    """What a client hears instead of a message that can't be sent: it is not to wait for ever."""
+    log.warning("%s is not sent what it waits for: %s", peer.name, reason)
+    if isinstance(message, messages.JobsFinished):
+        (number,), (attempt,) = message.numbers, message.attempts
+        text = to_bytes(f"what the job left could not be sent: {reason}")[: 4 * NOTE_LIMIT]
+        message = messages.JobsFinished(
+            [number],
+            [attempt],
+            [Outcome.UNPICKLABLE],
+            message.starts,
+            message.ends,
+            [text],
+            {},
+            {},
+            {},
+        )
+        try:
+            peer.send_or_raise(message)
+        except LocalError as exc:
+            log.error("the end of job %d can't be sent to %s: %s", number, peer.name, exc)
 
 
 async def run_node(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import math
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -16,8 +18,10 @@ from hypothesis import strategies as st
 from dispy_trio import messages
 from dispy_trio.errors import LocalError, ProtocolError
 from dispy_trio.messages import MESSAGE_TYPES, Message
+from dispy_trio.models import Conditions
 from dispy_trio.protocol.codec import FRAME_LIMITS, decode, encode
 from dispy_trio.protocol.framing import FRAME_HEADER, FRAME_LIMIT
+from dispy_trio.texts import TEXT_LIMIT, FilePath
 
 NUMBERS = {message_type: number for number, message_type in MESSAGE_TYPES.items()}
 COLUMNS = {
@@ -37,7 +41,7 @@ def any_message(message_type: type[Message]) -> st.SearchStrategy[Message]:
     def build(draw: st.DrawFn) -> Message:
         rows = draw(st.integers(0, 4))
         values = {}
-        for name, hint in typing.get_type_hints(message_type).items():
+        for name, hint in typing.get_type_hints(message_type, include_extras=True).items():
             values[name] = draw(any_value(hint, rows if name in COLUMNS else None))
         make: Callable[..., Message] = message_type
         return make(**values)
@@ -46,39 +50,62 @@ def any_message(message_type: type[Message]) -> st.SearchStrategy[Message]:
 
 
 def any_value(hint: object, rows: int | None) -> st.SearchStrategy[object]:
-    parts = [any_value(part, None) for part in typing.get_args(hint)]
+    bounds = msgspec.Meta()
+    while typing.get_origin(hint) is typing.Annotated:
+        hint, bounds = typing.get_args(hint)
     match typing.get_origin(hint):
         case builtins.list:
             low, high = (0, 4) if rows is None else (rows, rows)
-            return st.lists(parts[0], min_size=low, max_size=high)
+            return st.lists(any_value(typing.get_args(hint)[0], None), min_size=low, max_size=high)
         case builtins.dict:
-            return st.dictionaries(parts[0], parts[1], max_size=4)
+            key, value = (any_value(part, None) for part in typing.get_args(hint))
+            return st.dictionaries(key, value, max_size=4)
         case builtins.tuple:
-            return st.tuples(*parts)
+            return st.tuples(*(any_value(part, None) for part in typing.get_args(hint)))
         case types.UnionType:
-            return st.one_of(parts)
+            return st.one_of([any_value(part, None) for part in typing.get_args(hint)])
     if hint is int:
-        return st.integers(-(2**63), 2**64 - 1)
+        if bounds.ge is None or bounds.le is None:
+            return st.integers(-(2**63), 2**64 - 1)
+        return st.integers(int(bounds.ge), int(bounds.le))
     if hint is float:
-        return st.floats(allow_nan=False)
-    if hint in (bool, str, bytes, type(None)):
+        return st.floats(bounds.ge, bounds.le, allow_nan=False)
+    if hint is str and bounds.pattern is not None:
+        return st.from_regex(bounds.pattern, fullmatch=True)
+    if hint is str:
+        return st.text(max_size=bounds.max_length)
+    if hint is bytes:
+        return st.binary(min_size=bounds.min_length or 0, max_size=bounds.max_length)
+    if hint is FilePath:
+        names = st.binary(max_size=300).filter(lambda name: b"\0" not in name)
+        return names.map(lambda name: FilePath(os.fsdecode(name)))
+    if hint in (bool, type(None)):
         return st.from_type(hint)  # type: ignore[arg-type]
     # A record within a message, which is built like one.
     return any_message(hint)  # type: ignore[arg-type]
 
 
 def plain(hint: object) -> object:
+    bounds = msgspec.Meta()
+    while typing.get_origin(hint) is typing.Annotated:
+        hint, bounds = typing.get_args(hint)
     if typing.get_origin(hint) is types.UnionType:
         return None
+    if hint is bytes:
+        return bytes(bounds.min_length or 0)
     empty = typing.get_origin(hint) or hint
     return empty()  # type: ignore[operator]
 
 
 def sample(message_type: type[Message], **values: object) -> Message:
     """A message whose other fields are empty."""
-    hints = typing.get_type_hints(message_type)
+    hints = typing.get_type_hints(message_type, include_extras=True)
     make: Callable[..., Message] = message_type
     return make(**{**{name: plain(hint) for name, hint in hints.items()}, **values})
+
+
+def pack(values: object) -> bytes:
+    return msgspec.msgpack.encode(values, enc_hook=FilePath.to_wire)
 
 
 def body_of(frame: bytes | bytearray) -> memoryview:
@@ -113,7 +140,7 @@ def test_a_field_of_the_wrong_type_is_named(message_type: type[Message]) -> None
         name = field.name
         values = attrs.asdict(sample(message_type))
         values[name] = msgspec.msgpack.Ext(1, b"no such thing")
-        body = msgspec.msgpack.encode(values)
+        body = pack(values)
         with pytest.raises(
             ProtocolError, match=rf"malformed {message_type.__name__}: .*\$\.{name}"
         ):
@@ -122,7 +149,7 @@ def test_a_field_of_the_wrong_type_is_named(message_type: type[Message]) -> None
             continue  # It may be left out, and often is.
         del values[name]
         with pytest.raises(ProtocolError, match=f"missing required field `{name}`"):
-            decode(NUMBERS[message_type], msgspec.msgpack.encode(values), "p")
+            decode(NUMBERS[message_type], pack(values), "p")
 
 
 @pytest.mark.parametrize(
@@ -176,10 +203,135 @@ def test_deep_nesting_is_refused() -> None:
         decode(1, b"\x81\xa1x" + b"\x91" * 100_000, "p")
 
 
-def test_what_no_receiver_would_take_is_not_sent() -> None:
-    with pytest.raises(
-        LocalError, match=f"ComputationFailed of .* over the limit of {FRAME_LIMIT}"
-    ):
-        encode(messages.ComputationFailed(1, "x" * FRAME_LIMIT))
-    with pytest.raises(LocalError, match="Goodbye of"):
-        encode(messages.Goodbye("x" * 20_000))
+def fields_of(*kinds: object) -> list[tuple[type[Message], str]]:
+    """The fields of all messages that are of such a type, bounds aside."""
+    return [
+        (message_type, name)
+        for message_type in NUMBERS
+        for name, hint in typing.get_type_hints(message_type).items()
+        if hint in kinds
+    ]
+
+
+# --- bounds ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("message_type", "name"), fields_of(int, float, list[int], list[float]))
+def test_no_number_is_out_of_bounds(message_type: type[Message], name: str) -> None:
+    hint = typing.get_type_hints(message_type)[name]
+    for value in (-2, -(2**63), 2**64 - 1, math.nan, math.inf, -math.inf):
+        if name in ("modified", "starts", "ends") and value == -2:
+            continue  # A clock may well be wrong.
+        values = attrs.asdict(sample(message_type))
+        values[name] = [value] if typing.get_origin(hint) is list else value
+        with pytest.raises(
+            ProtocolError, match=rf"malformed {message_type.__name__}: .*\$\.{name}"
+        ):
+            decode(NUMBERS[message_type], pack(values), "p")
+
+
+@pytest.mark.parametrize("name", ["timeout", "cpus", "gpus", "max_jobs", "memory", "resources"])
+@pytest.mark.parametrize("value", [-1, -(2**63), 2**64 - 1, -0.5, math.nan, math.inf])
+def test_no_condition_is_out_of_bounds(name: str, value: float) -> None:
+    conditions = attrs.asdict(Conditions())
+    conditions[name] = {"disk": value} if name == "resources" else value
+    for message_type in (messages.RunJobs, messages.RunBulkJob):
+        values = {**attrs.asdict(sample(message_type)), "conditions": conditions}
+        with pytest.raises(ProtocolError, match=rf"\$\.conditions\.{name}"):
+            decode(NUMBERS[message_type], pack(values), "p")
+
+
+PATHS = fields_of(FilePath)
+
+
+@pytest.mark.parametrize(
+    "path", [b"a\0b", b"x" * 4097, b"d/" * 1000 + b"x"], ids=["NUL", "long", "deep"]
+)
+@pytest.mark.parametrize(("message_type", "name"), PATHS)
+def test_no_path_is_impossible(message_type: type[Message], name: str, path: bytes) -> None:
+    values = {**attrs.asdict(sample(message_type)), name: path}
+    with pytest.raises(ProtocolError, match="a path"):
+        decode(NUMBERS[message_type], pack(values), "p")
+
+
+# --- texts and paths -------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["\udce9", "caf\udce9/\udcff", "é" * 127, "n" * 255, ""])
+@pytest.mark.parametrize(("message_type", "field"), PATHS)
+def test_a_path_arrives_as_it_was(message_type: type[Message], field: str, name: str) -> None:
+    frame = encode(sample(message_type, **{field: name}))
+    arrived = getattr(decode(frame[4], body_of(frame), "p"), field)
+    assert arrived == name
+    assert os.fsencode(arrived) == os.fsencode(name)
+
+
+def test_the_place_of_a_computation_arrives_as_it_was() -> None:
+    options = messages.ComputationOptions(dest_path="caf\udce9")
+    frame = encode(sample(messages.OpenComputation, options=options))
+    arrived = decode(frame[4], body_of(frame), "p")
+    assert isinstance(arrived, messages.OpenComputation)
+    assert arrived.options.dest_path == "caf\udce9"
+
+
+@pytest.mark.parametrize(("message_type", "name"), fields_of(str))
+def test_a_text_without_an_encoding_is_readable_or_not_sent(
+    message_type: type[Message], name: str
+) -> None:
+    message = sample(message_type, **{name: "caf\udce9"})
+    try:
+        frame = encode(message)
+    except LocalError as exc:
+        assert "surrogates not allowed" in str(exc)  # noqa: PT017
+        assert name in ("digest", "file"), "hex digits are ours, all else is a user's"
+        return
+    assert getattr(decode(frame[4], body_of(frame), "p"), name) == r"caf\udce9"
+
+
+@pytest.mark.parametrize("message_type", [messages.RunJobs, messages.RunBulkJob])
+def test_a_resource_without_an_encoding_is_not_sent(message_type: type[Message]) -> None:
+    message = sample(message_type, conditions=Conditions(resources={"caf\udce9": 1}))
+    with pytest.raises(LocalError, match="surrogates not allowed"):
+        encode(message)
+
+
+# --- twice every limit -----------------------------------------------------------------------------
+@pytest.mark.parametrize(("message_type", "name"), fields_of(str))
+@pytest.mark.parametrize("letter", ["x", "\U0001f40d", "\udce9"])
+def test_a_long_text_is_cut_with_a_mark(
+    message_type: type[Message], name: str, letter: str
+) -> None:
+    if name in ("digest", "file"):
+        with pytest.raises(LocalError, match=f"{message_type.__name__} can't be"):
+            encode(sample(message_type, **{name: letter * 200}))
+        return
+    frame = encode(sample(message_type, **{name: "begin" + letter * 2 * TEXT_LIMIT + "end"}))
+    arrived = getattr(decode(frame[4], body_of(frame), "p"), name)
+    assert "characters, cut here" in arrived
+    assert (arrived[:5], arrived[-3:]) == ("begin", "end")
+
+
+@pytest.mark.parametrize(
+    ("message_type", "values"),
+    [
+        (messages.OpenComputation, {"bundle": bytes(2 * FRAME_LIMIT)}),
+        (
+            messages.OpenComputation,
+            {"options": messages.ComputationOptions(arguments=bytes(2 * FRAME_LIMIT))},
+        ),
+        (messages.JobProvisional, {"payload": bytes(2 * FRAME_LIMIT)}),
+        (messages.JobOutput, {"stderr": bytes(2 * FRAME_LIMIT)}),
+        (messages.RunBulkJob, {"sizes": [2**40] * FRAME_LIMIT}),
+        (messages.RunJobs, {"conditions": Conditions(resources={"x" * 2 * FRAME_LIMIT: 1})}),
+        (messages.SessionState, {"resources": {"x" * 2 * FRAME_LIMIT: 1}}),
+        (messages.FileOffered, {"path": "x" * 2 * FRAME_LIMIT}),
+        (messages.PutFile, {"path": "x" * 2 * FRAME_LIMIT}),
+        (messages.PutFile, {"dest_path": "d/" * 1000}),
+        (messages.OfferSegments, {"token": bytes(2 * FRAME_LIMIT)}),
+        (messages.SetCpus, {"cpus": 2**70}),
+        (messages.WatchNode, {"interval": math.nan}),
+        (messages.RunJobs, {"conditions": Conditions(timeout=math.inf)}),
+        (messages.RunJobs, {"conditions": Conditions(memory=2**70)}),
+    ],
+)
+def test_what_no_receiver_would_take_is_not_sent(
+    message_type: type[Message], values: dict[str, object]
+) -> None:
+    with pytest.raises(LocalError, match=f"a {message_type.__name__} (of|can't be) "):
+        encode(sample(message_type, **values))

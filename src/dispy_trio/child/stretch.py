@@ -1,0 +1,149 @@
+"""What is too long for memory: a stretch of a file, copied from file to file by the kernel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dispy_trio.child.parts import padded
+
+__all__ = [
+    "ON_DISK",
+    "SHORT",
+    "Pieces",
+    "Stretch",
+    "append_outputs",
+    "cut",
+    "join",
+    "new_file",
+    "size_of",
+    "write_parts",
+]
+
+SHORT = 64 * 1024
+"""Bytes up to which a stretch is simply read."""
+ON_DISK = 8 * 1024 * 1024
+"""Bytes of output from which a segment is a file on disk rather than memory."""
+_AT_ONCE = 1024 * 1024 * 1024
+
+
+class Stretch(NamedTuple):
+    """Some bytes of a file."""
+
+    descriptor: int
+    offset: int
+    size: int
+
+
+Pieces = Sequence[bytes | Stretch]
+"""One text, piece by piece."""
+
+
+def cut(descriptor: int, start: int, end: int, limit: int) -> Pieces:
+    """The bytes of a file from `start` to `end`; without the middle when they are more than `limit`.
+
+    Args:
+        limit: 0 for none.
+    """
+    size = end - start
+    if size <= 0:
+        return ()
+    if not limit or size <= limit:
+        return (_piece(descriptor, start, size),)
+    half = limit // 2
+    mark = b"\n[... %d bytes cut out: max_output is %d ...]\n" % (size - 2 * half, limit)
+    return (_piece(descriptor, start, half), mark, _piece(descriptor, end - half, half))
+
+
+def _piece(descriptor: int, offset: int, size: int) -> bytes | Stretch:
+    if size <= SHORT:
+        return os.pread(descriptor, size, offset)
+    return Stretch(descriptor, offset, size)
+
+
+def size_of(pieces: Pieces) -> int:
+    """Bytes of them all."""
+    return sum(piece.size if isinstance(piece, Stretch) else len(piece) for piece in pieces)
+
+
+def join(pieces: Pieces) -> bytes:
+    """The bytes of them all; for few."""
+    return b"".join(
+        os.pread(p.descriptor, p.size, p.offset) if isinstance(p, Stretch) else p for p in pieces
+    )
+
+
+def new_file(directory: str, name: str, flags: int = 0) -> int:
+    """An unnamed file in a directory; in memory where the file system knows no such files."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except OSError:
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        if flags:
+            import fcntl
+
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+        return descriptor
+
+
+def write_parts(
+    pieces: Sequence[memoryview | bytes], outputs: Sequence[Pieces], directory: str
+) -> tuple[int, list[int]]:
+    """A new segment of the pieces, a part each, and of the outputs behind them; and all their sizes.
+
+    It lies in `directory` when the outputs are long, else in memory.
+    """
+    sizes = [len(piece) for piece in pieces] + [size_of(output) for output in outputs]
+    if sum(sizes[len(pieces) :]) > ON_DISK:
+        segment = new_file(directory, "dispy-trio")
+    else:
+        segment = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
+    try:
+        append_outputs(segment, _write(segment, padded(pieces), 0), outputs)
+    except BaseException:
+        os.close(segment)
+        raise
+    return segment, sizes
+
+
+def append_outputs(segment: int, offset: int, outputs: Sequence[Pieces]) -> list[int]:
+    """Make them the last parts of a segment, from there on; their sizes."""
+    for output in outputs:
+        offset = _copy(output, segment, offset)
+        # Parts begin where `parts.split` looks for them.
+        offset += -offset % 64
+    os.ftruncate(segment, offset)
+    return [size_of(output) for output in outputs]
+
+
+def _write(segment: int, views: Sequence[memoryview | bytes], offset: int) -> int:
+    for view in views:
+        rest = memoryview(view)
+        while rest:
+            count = os.pwrite(segment, rest, offset)
+            offset += count
+            rest = rest[count:]
+    return offset
+
+
+def _copy(pieces: Pieces, segment: int, offset: int) -> int:
+    """Copy them to a file, from `offset` on; where they end.
+
+    A file that somebody shortens meanwhile is filled up with zeros: lengths were told before.
+    """
+    for piece in pieces:
+        if not isinstance(piece, Stretch):
+            offset = _write(segment, [piece], offset)
+            continue
+        os.lseek(segment, offset, os.SEEK_SET)
+        done = 0
+        while done < piece.size:
+            count = os.sendfile(
+                segment, piece.descriptor, piece.offset + done, min(piece.size - done, _AT_ONCE)
+            )
+            if not count:
+                break
+            done += count
+        offset += piece.size
+    return offset

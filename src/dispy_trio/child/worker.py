@@ -322,7 +322,7 @@ class Worker:
                 self._be_the_job(parent, sequence)
                 return True
             how = self._wait_for_job(pid)
-        self._put_back()
+        whole = self._put_back()
         if self._marks[_HANDED] == sequence:
             self._take_over(sequence)
         else:
@@ -330,6 +330,8 @@ class Worker:
                 how += ", while it handed its result over"
                 os.ftruncate(self._segment, 0)
             self._send(sequence, DIED, start, how.encode(), ())
+        if not whole:
+            os._exit(0)
         forks.set_mask(signal.SIG_UNBLOCK, _SIGNALS)
         return False
 

@@ -202,3 +202,21 @@ def test_recalls_race_with_starts() -> None:
     thread.join()
     assert sorted([*ran, *returned]) == list(range(1, total + 1))
     del memory
+
+
+def test_what_came_before_nonsense_is_taken() -> None:
+    writer, reader, memory = pair(1024)
+    assert writer.write(1, 0, 0.0, 0.0, b"abc")
+    end = struct.unpack_from("<Q", memory, 0)[0]
+    assert writer.write(2, 0, 0.0, 0.0, b"abc")
+    struct.pack_into("<I", memory, HEADER + end + 28, 5000)
+    assert [record.sequence for record in reader.read()] == [1]
+    with pytest.raises(RingError, match="record 2"):
+        reader.read()
+
+
+@pytest.mark.parametrize("when", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_start_at_no_time_is_none(when: float) -> None:
+    worker, supervisor, _ = pair(1024)
+    assert worker.start(1, when)
+    assert supervisor.started() == (1, 0.0)

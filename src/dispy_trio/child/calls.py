@@ -11,9 +11,10 @@ import socket
 import threading
 from typing import Any
 
+from dispy_trio.child import forks
 from dispy_trio.child.parts import write_segment
 
-__all__ = ["CALL_LIMIT", "adopt", "call", "connect"]
+__all__ = ["CALL_LIMIT", "call", "connect", "number_from"]
 
 CALL_LIMIT = 64 * 1024
 """Bytes of a request or an answer."""
@@ -21,20 +22,19 @@ CALL_LIMIT = 64 * 1024
 _socket: socket.socket | None = None
 _lock = threading.Lock()
 _last = 0
-_owner = 0
 
 
 def connect(sock: socket.socket) -> None:
     """Use this socket; called once, by the worker."""
-    global _owner, _socket
+    global _socket
     _socket = sock
-    _owner = os.getpid()
+    forks.keep(sock)
 
 
-def adopt() -> None:
-    """This forked process runs the job now; the one it was forked from waits."""
-    global _owner
-    _owner = os.getpid()
+def number_from(first: int) -> None:
+    """Number calls from there: answers to those of another process on this socket are not ours."""
+    global _last
+    _last = first
 
 
 def call(kind: str, body: dict[str, Any], data: bytes | None = None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def call(kind: str, body: dict[str, Any], data: bytes | None = None) -> dict[str
         OSError: the node answered that it can't; the text says why.
     """
     global _last
-    if _socket is None or _owner != os.getpid():
+    if _socket is None or not forks.is_ours():
         raise RuntimeError(f"{kind} works inside of a job only, and in its own process")
     with _lock:
         _last += 1

@@ -31,6 +31,9 @@ _STARTS_OFFSET = 48
 _MARKS_OFFSET = 64
 _RECORD = struct.Struct("<QIddIII")
 
+_FAR = 1e11
+"""Seconds since the epoch that no clock shows."""
+
 # Elsewhere a processor may show the counter to the other side before the record.
 _WEAKLY_ORDERED = os.uname().machine not in ("x86_64", "i386", "i486", "i586", "i686")
 
@@ -105,7 +108,8 @@ class Ring:
             sequence = self._words[_STARTED]
             when = self._starts[sequence & 1]
             if sequence == self._words[_STARTED]:
-                return sequence, when
+                # Also what is no number is not in between.
+                return sequence, when if 0.0 <= when < _FAR else 0.0
 
     def recall(self, last: int) -> int:
         """The reader takes back the jobs up to `last` that have not started.
@@ -197,6 +201,7 @@ class Ring:
             if not sequence:
                 at += left
                 continue
+            begin = at
             first = position + _RECORD.size
             second = first + payload
             if stdout or stderr:
@@ -208,7 +213,10 @@ class Ring:
                 out = err = b""
                 at += second - position
             if at > written:
-                raise RingError(f"record {sequence} is longer than what was written")
+                if not records:
+                    raise RingError(f"record {sequence} is longer than what was written")
+                at = begin  # Those before it are good. It is met again the next time.
+                break
             records.append(
                 Record(sequence, outcome, start, end, bytes(data[first:second]), out, err)
             )

@@ -8,7 +8,18 @@ from typing import NamedTuple
 
 from dispy_trio.child.parts import padded
 
-__all__ = ["SHORT", "Stretch", "Written", "cut", "join", "new_file", "size_of", "write_parts"]
+__all__ = [
+    "ON_DISK",
+    "SHORT",
+    "Stretch",
+    "Written",
+    "append_outputs",
+    "cut",
+    "join",
+    "new_file",
+    "size_of",
+    "write_parts",
+]
 
 SHORT = 64 * 1024
 """Bytes up to which a stretch is simply read."""
@@ -95,16 +106,21 @@ def write_parts(
 
 def _fill(segment: int, pieces: Sequence[memoryview | bytes], outputs: Sequence[Written]) -> int:
     try:
-        offset = _write(segment, padded(pieces), 0)
-        for output in outputs:
-            offset = _copy(output, segment, offset)
-            # Parts begin where `parts.split` looks for them.
-            offset += -offset % 64
-        os.ftruncate(segment, offset)
+        append_outputs(segment, _write(segment, padded(pieces), 0), outputs)
     except BaseException:
         os.close(segment)
         raise
     return segment
+
+
+def append_outputs(segment: int, offset: int, outputs: Sequence[Written]) -> list[int]:
+    """Make them the last parts of a segment, from there on; their sizes."""
+    for output in outputs:
+        offset = _copy(output, segment, offset)
+        # Parts begin where `parts.split` looks for them.
+        offset += -offset % 64
+    os.ftruncate(segment, offset)
+    return [size_of(output) for output in outputs]
 
 
 def _write(segment: int, views: Sequence[memoryview | bytes], offset: int) -> int:

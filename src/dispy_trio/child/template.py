@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
 
-from dispy_trio.child import calls, context, importer
+from dispy_trio.child import calls, context, forks, importer, surroundings
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import adopt_orphans, die_with_parent
 from dispy_trio.child.jobs import receive_message
@@ -52,6 +52,9 @@ class Template:
 
     def __init__(self, supervisor: socket.socket) -> None:
         self._supervisor = supervisor
+        forks.claim()
+        forks.keep(supervisor)
+        surroundings.watch()
         self._function: Callable[..., Any] | None = None
         self._scope = Scope(())
         self._cleanup: Callable[..., Any] | None = None
@@ -172,11 +175,13 @@ class Template:
                 given = file.read()
             failure = self._set_up(pickle.loads(pickled), given)
         except BaseException as exc:
+            _end_strays(exc)
             failure = _traceback_of(exc)
             if isinstance(exc, ModuleNotFoundError):
                 failure += (
                     f"\nsend the module {exc.name!r} along with depends=, or install it on the node"
                 )
+        _end_strays(None)
         if failure:
             self._send({"kind": "failed", "text": fit(failure, _TEXT)})
             return
@@ -232,7 +237,9 @@ class Template:
                 if function is not None:
                     function(*arguments)
             except BaseException as exc:
+                _end_strays(exc)
                 text += _traceback_of(exc)
+            _end_strays(None)
         self._send({"kind": "cleaned up", "text": fit(text, _TEXT)})
 
     def _shut_node_down(self) -> None:
@@ -247,7 +254,7 @@ class Template:
             with warnings.catch_warnings():
                 # Threads that a user's module started do not survive; that is known.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                pid = os.fork()
+                pid = forks.fork()
         except OSError as exc:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -328,6 +335,12 @@ class Template:
                 "code": info.si_status if info.si_code == os.CLD_EXITED else 0,
             }
         )
+
+
+def _end_strays(error: BaseException | None) -> None:
+    """End a process that the user's code has forked, and that came back to us."""
+    if not forks.is_ours():
+        forks.leave(error)
 
 
 def _traceback_of(exc: BaseException) -> str:

@@ -3,8 +3,13 @@
 A job may have settings (environment, memory, a directory or a process of its own): they come right
 before it, and are undone after it.
 
-An isolated job runs in a child forked for it, which does with socket and ring what the worker would
-have done, while that waits. A worker that has only forked is as clean as on its first day.
+An isolated job runs in a child forked for it, while the worker waits. It leaves its result in memory
+that the two share, and the worker, which survives it, sends that: a process that may be killed at
+any instruction writes nothing that others read. A worker that has only forked is as clean as on its
+first day.
+
+What a job has set of its process is put back after it (`surroundings`). When that can't be done, the
+worker ends once it has sent the result, and what waits behind that job goes back to the queue.
 
 The way of a job: it comes down the `jobs` socket in a batch, is unpickled and called, and its
 result goes into the ring. When the queue has run dry, the supervisor is told once (the bell), and
@@ -32,12 +37,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import time
-from types import FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, NoReturn
 
 import cloudpickle
 
-from dispy_trio.child import calls, context, parts
+from dispy_trio.child import calls, context, forks, parts
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import die_with_parent
 from dispy_trio.child.jobs import (
@@ -51,7 +56,8 @@ from dispy_trio.child.jobs import (
 )
 from dispy_trio.child.ring import Ring
 from dispy_trio.child.scope import Scope, add_builtins
-from dispy_trio.child.stretch import join, write_parts
+from dispy_trio.child.stretch import ON_DISK, append_outputs, join, size_of, write_parts
+from dispy_trio.child.surroundings import Surroundings, note, touched
 
 __all__ = ["Worker"]
 
@@ -69,6 +75,11 @@ _INBOX = 256 * 1024
 _BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0)
 _PLAIN = frozenset({type(None), bool, int, float, str})
 """What holds no buffers, and pickles in any case."""
+_HANDING, _HANDED = range(2)
+"""Words of the memory shared with the process of an isolated job: which one is handing its result
+over, and which one has."""
+_RESULT = struct.Struct("<IdQQ")
+"""Outcome, start, parts in the segment, where the table of their sizes lies in it."""
 
 
 class Worker:
@@ -105,8 +116,16 @@ class Worker:
         context.is_cancelled = lambda: 0 < self._current == self._cancelled
         self._isolated = False
         """The next job is to have a process of its own."""
-        self._done = memoryview(mmap.mmap(-1, 8)).cast("Q")
-        """Sequence of the last isolated job that has sent its result; shared with its process."""
+        self._handover = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+        self._marks = self._handover[:16].cast("Q")
+        self._segment = -1
+        """Memory file for the result of the next isolated job."""
+        self._end_job: Callable[[int, int, float, bytes, Sequence[memoryview]], None] = self._send
+        """How a job's result leaves this process."""
+        self._ours = forks.claim()
+        forks.keep(jobs, control)
+        self._surroundings = Surroundings()
+        self._path = self._surroundings.path
 
     # --- signals -------------------------------------------------------------------------------
     def listen_to_signals(self) -> None:
@@ -114,7 +133,10 @@ class Worker:
         self._control.setblocking(False)
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        forks.handle(self._on_signal)
+        forks.set_mask(signal.SIG_UNBLOCK, _SIGNALS)
+        self._surroundings = Surroundings()
+        self._path = self._surroundings.path
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         while True:
@@ -184,15 +206,16 @@ class Worker:
         if not sequence:
             self._apply(json.loads(payload))
             return
-        if self._isolated:
-            self._fork_job(sequence, payload, sizes)
-            return
         segment = self._segments.popleft() if sizes else -1
         start = time()
         if not self._ring.start(sequence, start):
             if sizes:
                 os.close(segment)
             self._put_back()
+            return
+        if self._isolated and not self._becomes_the_job(sequence, start):
+            if sizes:
+                os.close(segment)
             return
         args: Any = None
         kwargs: Any = None
@@ -228,6 +251,9 @@ class Worker:
             # It came between the two lines above. There is no second one: see `_on_signal`.
             self._current = -sequence
             error = exc
+        if not self._ours[0]:
+            # The job has forked, and this is what it made, come back to where it came from.
+            forks.leave(error)
         if error is None:
             outcome = RETURNED
         else:
@@ -240,23 +266,34 @@ class Worker:
                 outcome, result = UNPICKLABLE, _unpicklable(value, error)
             else:
                 outcome, result = _account(error)
+            if not self._ours[0]:
+                forks.leave(None)  # What shows an exception is the user's code too.
             error = None
         if sizes:
             os.close(segment)
         # What it holds, maybe much, is not to stay while we wait for the next job.
         args = kwargs = value = None
-        if self._undo:
-            self._put_back()
-        self._send(sequence, outcome, start, result, buffers)
+        if touched or sys.path != self._path:
+            whole = self._put_back()
+            self._end_job(sequence, outcome, start, result, buffers)
+            if not whole:
+                os._exit(0)
+            return
+        self._end_job(sequence, outcome, start, result, buffers)
 
     def _many(self, chunk: list[tuple[Any, ...]]) -> tuple[list[Any], bytes | None]:
         """One job that stands for several calls (`map` makes such), up to the first that raises."""
         function = self._function
+        ours = self._ours
         values: list[Any] = []
         try:
             for args in chunk:
                 values.append(function(*args))
+                if not ours[0]:
+                    break
         except Exception as exc:
+            if not ours[0]:
+                raise
             return values, _account(exc)[1]
         return values, None
 
@@ -269,56 +306,104 @@ class Worker:
             take_back()
 
     # --- isolated jobs -------------------------------------------------------------------------
-    def _fork_job(self, sequence: int, payload: bytes, sizes: tuple[int, ...]) -> None:
-        """Run a job in a process of its own, and wait for its end."""
+    def _becomes_the_job(self, sequence: int, start: float) -> bool:
+        """Fork a process for a job. True in that; False in the worker, once all of it is over."""
+        if self._segment < 0:
+            self._segment = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
         # The signals are for the job: its own process takes them meanwhile.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        forks.set_mask(signal.SIG_BLOCK, _SIGNALS)
         parent = os.getpid()
-        pid = os.fork()
-        if not pid:
-            self._be_the_job(parent, sequence, payload, sizes)
+        try:
+            pid = forks.fork()
+        except OSError as exc:
+            how = f"no process could be started for it: {exc}"
+        else:
+            if not pid:
+                self._be_the_job(parent, sequence)
+                return True
+            how = self._wait_for_job(pid)
+        whole = self._put_back()
+        if self._marks[_HANDED] == sequence:
+            self._take_over(sequence)
+        else:
+            if self._marks[_HANDING] == sequence:
+                how += ", while it handed its result over"
+                os.ftruncate(self._segment, 0)
+            self._send(sequence, DIED, start, how.encode(), ())
+        if not whole:
+            os._exit(0)
+        forks.set_mask(signal.SIG_UNBLOCK, _SIGNALS)
+        return False
+
+    @staticmethod
+    def _wait_for_job(pid: int) -> str:
+        """Wait for the end of a job's process; how it ended, if that was not by its result."""
         if _SIGNALS & signal.sigpending():
             # It came before there was the process it was meant for.
             os.kill(pid, signal.SIGINT)
-        start = time()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        if sizes:
-            os.close(self._segments.popleft())
-        self._put_back()
-        if self._done[0] != sequence:
-            how = f"exit code {status} without a result"
-            if status < 0:
-                how = f"killed by {_name_of_signal(-status)} ({-status})"
-            self._send(sequence, DIED, start, how.encode(), ())
+        if status < 0:
+            return f"killed by {_name_of_signal(-status)} ({-status})"
+        return f"exit code {status} without a result"
 
-    def _be_the_job(
-        self, parent: int, sequence: int, payload: bytes, sizes: tuple[int, ...]
+    def _be_the_job(self, parent: int, sequence: int) -> None:
+        die_with_parent(parent)
+        _mind_threads()
+        calls.number_from(sequence << 20)
+        self._isolated = False
+        self._end_job = self._hand_over
+        self._undo.clear()
+        touched.clear()
+        forks.set_mask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _hand_over(
+        self,
+        sequence: int,
+        outcome: int,
+        start: float,
+        result: bytes,
+        buffers: Sequence[memoryview],
     ) -> NoReturn:
-        try:
-            die_with_parent(parent)
-            calls.adopt()
-            self._isolated = False
-            self._undo.clear()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            self._one_job(sequence, payload, sizes)
-            self._done[0] = sequence
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(70)
+        """Leave the result of an isolated job to the worker, and end."""
+        forks.flush()
+        self._marks[_HANDING] = sequence
+        pieces: list[memoryview | bytes] = [result, *buffers]
+        sizes = [len(piece) for piece in pieces]
+        table = sum(map(len, parts.padded(pieces)))
+        parts.rewrite_segment(self._segment, [*pieces, struct.pack(f"<{len(sizes)}Q", *sizes)])
+        _RESULT.pack_into(self._handover, 16, outcome, start, len(sizes), table)
+        self._marks[_HANDED] = sequence
+        os._exit(0)
+
+    def _take_over(self, sequence: int) -> None:
+        """Send the result that the process of an isolated job has left."""
+        outcome, start, count, table = _RESULT.unpack_from(self._handover, 16)
+        segment = self._segment
+        sizes = struct.unpack(f"<{count}Q", os.pread(segment, 8 * count, table))
+        if count == 1 and sizes[0] <= INLINE:
+            self._send(sequence, outcome, start, os.pread(segment, sizes[0], 0), ())
+            return
+        # It goes with the result; the next job gets another one.
+        self._segment = -1
+        outputs = self._capture.take()
+        if sum(map(size_of, outputs)) > ON_DISK:
+            result, *buffers = parts.split(parts.map_private(segment), sizes)
+            self._send(sequence, outcome, start, bytes(result), buffers)
+            os.close(segment)
+            return
+        written = append_outputs(segment, table, outputs)
+        self._announce(sequence, outcome, start, time(), segment, [*sizes, *written])
+        self._capture.release()
 
     # --- settings ------------------------------------------------------------------------------
     def _apply(self, settings: dict[str, Any]) -> None:
         """Be what the next job needs us to be."""
-        if environment := settings.get("environment"):
-            before = {name: os.environ.get(name) for name in environment}
-            os.environ.update(environment)
-            self._undo.append(lambda: _restore_environment(before))
+        note("settings")
+        # These two are watched, and put back with what jobs change themselves.
+        os.environ.update(settings.get("environment", {}))
         if memory := settings.get("memory"):
             limits = resource.getrlimit(resource.RLIMIT_DATA)
             resource.setrlimit(resource.RLIMIT_DATA, (memory, limits[1]))
-            self._undo.append(lambda: resource.setrlimit(resource.RLIMIT_DATA, limits))
         if directory := settings.get("directory"):
             self._enter(directory)
             self._undo.append(lambda: self._enter(context.root))
@@ -342,9 +427,20 @@ class Worker:
         context.directory = directory
         add_builtins({"dispy_job_path": directory})
 
-    def _put_back(self) -> None:
+    def _put_back(self) -> bool:
+        """Be again what we were before; False when that can't be."""
+        gone = False
         while self._undo:
-            self._undo.pop()()
+            try:
+                self._undo.pop()()
+            except OSError:
+                gone = True  # The directory we came from, say.
+        signals = "signals" in touched
+        whole = self._surroundings.put_back()
+        if signals:
+            # What came for a later job while the last one's handlers were there.
+            self._on_signal(0, None)
+        return whole and not gone
 
     def _send(
         self,
@@ -380,15 +476,26 @@ class Worker:
         os.close(segment)
 
 
+_after_fork = getattr(threading, "_after_fork", None)
+_bookkeeping: CodeType | None = (
+    _after_fork.__code__ if isinstance(_after_fork, FunctionType) else None
+)
+
+
 def _skip_thread_bookkeeping() -> None:
     """Have forks leave the `threading` module alone.
 
     What it does after a fork is to forget the threads that are gone. Here is one thread, before and
     after, and to find that out costs a third of the fork: it touches many pages, and each is copied.
     """
-    hook = getattr(threading, "_after_fork", None)
-    if isinstance(hook, FunctionType) and hook.__code__ is not _do_nothing.__code__:
-        hook.__code__ = _do_nothing.__code__
+    if isinstance(_after_fork, FunctionType):
+        _after_fork.__code__ = _do_nothing.__code__
+
+
+def _mind_threads() -> None:
+    """Undo that: a job may start threads, and fork."""
+    if isinstance(_after_fork, FunctionType) and _bookkeeping is not None:
+        _after_fork.__code__ = _bookkeeping
 
 
 def _do_nothing() -> None:
@@ -400,14 +507,6 @@ def _name_of_signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _restore_environment(before: dict[str, str | None]) -> None:
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _load(segment: int, sizes: tuple[int, ...]) -> Any:

@@ -27,6 +27,7 @@ from attrs import define, field
 from dispy_trio import seams
 from dispy_trio.child.calls import CALL_LIMIT
 from dispy_trio.child.jobs import (
+    BELL,
     CANCEL,
     CONTROL,
     TERMINATE,
@@ -49,6 +50,7 @@ from dispy_trio.child.stretch import (
     write_parts,
 )
 from dispy_trio.compute.deaths import name_of_signal, oom_kills, owns_its_id
+from dispy_trio.compute.hearsay import count_due, parse_call, read_attached, release
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
@@ -56,6 +58,10 @@ __all__ = ["ProcessSpawner"]
 
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
+_MOST_FRAMES = 16 * 1024 * 1024
+"""Bytes that may wait to become frames: a million parts of a result."""
+_ROUNDS = 64
+"""Times that a worker's results are looked for before others have their turn."""
 _SOCKET_BUFFER = 2 * 1024 * 1024
 _INLINE = 64 * 1024
 """Bytes of a result that is not worth a segment, nor its descriptor: it only found the ring full."""
@@ -102,6 +108,14 @@ class _Worker:
     """A job's sequence, and how much of its stdout and stderr was told while it runs."""
     broken: str = ""
     """What it did that no worker does; it is being killed for it."""
+
+    def started(self) -> tuple[int, float]:
+        """Sequence of the last job that it started, now that it is dead, and when."""
+        started, when = self.ring.started()
+        if self.broken and not self.last_taken < started <= self.last_sequence:
+            # Somebody has written over it. The next one is to blame: it can't go on for ever.
+            started = min(self.last_taken + 1, self.last_sequence)
+        return started, when
 
     def close(self) -> None:
         for sock in (self.jobs, self.control, self.calls):
@@ -313,41 +327,31 @@ class ProcessTemplate:
         results: list[WorkerResult] = []
         is_open = True
         try:
-            while not worker.broken:
+            for _ in range(_ROUNDS):
                 results += [WorkerResult(*record) for record in worker.ring.read()]
                 if ring_only:
                     break
                 known = len(worker.buffer)
                 is_open = self._receive(worker)
-                if len(worker.buffer) == known:
+                if worker.broken or len(worker.buffer) == known:
                     break
                 # Look again: what a bell announces, and what was completed before a segment, may
                 # have gone into the ring only after it was read.
-                results += self._take_segments(worker)
-        except (OSError, RingError, struct.error) as exc:
+                self._take_segments(worker, results)
+        except (RingError, struct.error, OSError, ValueError, OverflowError, MemoryError) as exc:
             self._break(worker, str(exc))
         if results:
             # The ring and the socket keep their own order each; a worker runs by sequence.
             results.sort(key=_sequence)
-            if not self._are_due(worker, results):
-                self._break(worker, f"result of job {results[0].sequence}, which it was not given")
-                for result in results:
-                    if result.segment is not None:
-                        os.close(result.segment)
-            else:
-                worker.last_taken = results[-1].sequence
-                self._report(seams.WorkerResults(worker.number, results))
+            due = count_due(results, worker.last_taken, worker.last_sequence)
+            if due < len(results):
+                self._break(worker, f"result of job {results[due].sequence}, which is not due")
+                release(results[due:])
+                del results[due:]
+        if results:
+            worker.last_taken = results[-1].sequence
+            self._report(seams.WorkerResults(worker.number, results))
         return is_open
-
-    @staticmethod
-    def _are_due(worker: _Worker, results: list[WorkerResult]) -> bool:
-        """Are these results of jobs that it was given, one for each?"""
-        last = worker.last_taken
-        for result in results:
-            if result.sequence <= last:
-                return False
-            last = result.sequence
-        return last <= worker.last_sequence
 
     def _break(self, worker: _Worker, what: str) -> None:
         """A job's own code wrote to what is between its worker and us: believe neither further."""
@@ -356,14 +360,15 @@ class ProcessTemplate:
             self.kill(worker.number)
 
     @staticmethod
-    def _take_segments(worker: _Worker) -> list[WorkerResult]:
-        """Results in segments whose frames have arrived."""
-        results: list[WorkerResult] = []
+    def _take_segments(worker: _Worker, results: list[WorkerResult]) -> None:
+        """Add the results in segments whose frames have arrived."""
         buffer = worker.buffer
         while len(buffer) >= UP.size:
             kind, sequence, outcome, start, end, length = UP.unpack_from(buffer)
             if len(buffer) < UP.size + length:
                 break
+            if kind not in (BELL, WITH_SEGMENT):
+                raise RingError(f"a frame of kind {kind}")
             if kind == WITH_SEGMENT:
                 if not worker.segments:
                     raise RingError(f"result {sequence} comes without its segment")
@@ -372,7 +377,8 @@ class ProcessTemplate:
                 _put_in(result, worker.segments.popleft(), sizes)
                 results.append(result)
             del buffer[: UP.size + length]
-        return results
+        if len(worker.segments) > 1:
+            raise RingError(f"{len(worker.segments)} segments that belong to no result")
 
     async def _read(self, worker: _Worker) -> None:
         """Bells and segments."""
@@ -392,6 +398,8 @@ class ProcessTemplate:
             if not data:
                 return False
             worker.buffer += data
+            if len(worker.buffer) > _MOST_FRAMES:
+                raise RingError(f"more than {_MOST_FRAMES} bytes of frames")
             if descriptors:
                 worker.segments += descriptors
             elif len(data) < _FRAMES:
@@ -400,11 +408,13 @@ class ProcessTemplate:
     async def _read_calls(self, worker: _Worker) -> None:
         while await _readable(worker.calls):
             data, descriptors = _receive_one(worker.calls, CALL_LIMIT)
-            attached = _read_all(descriptors)
+            attached = read_attached(descriptors)
             if not data:
                 return
-            match _parse(data):
-                case {"call": int(call), "kind": str(kind), "body": dict(body)}:
+            match parse_call(data):
+                case {"call": int(call), "kind": str(kind), "body": dict(body)} if (
+                    attached is not None
+                ):
                     sequence = worker.ring.started()[0]
                     self._report(
                         seams.WorkerCall(worker.number, call, kind, body, sequence, attached)
@@ -432,7 +442,8 @@ class ProcessTemplate:
     def recall(self, worker: int) -> None:
         target = self._workers.get(worker)
         if target is not None and target.life is not _Life.DEAD:
-            kept = target.ring.recall(target.last_sequence)
+            # What has come back has run, whatever stands in the memory now.
+            kept = max(target.ring.recall(target.last_sequence), target.last_taken)
             # What it has completed comes before what it has given back.
             self._take_results(target)
             self._report(seams.WorkerRecalled(worker, kept))
@@ -577,7 +588,7 @@ class ProcessTemplate:
     def _bury_worker(self, worker: _Worker, how: str) -> None:
         worker.life = _Life.DEAD
         self._take_results(worker)
-        started, when = worker.ring.started()
+        started, when = worker.started()
         died = seams.WorkerDied(worker.number, started, how, start=when, end=time.time())
         self._drop_pending(worker)
         out, err = (self._left_in(worker, index) for index in (0, 1))
@@ -690,19 +701,6 @@ def _room_in(descriptor: int) -> int:
     return status.st_size if usable and stat.S_ISREG(status.st_mode) else 0
 
 
-def _read_all(descriptors: list[int]) -> bytes:
-    """The content of the files that came with a message."""
-    pieces: list[bytes] = []
-    for descriptor in descriptors:
-        offset, end = 0, _room_in(descriptor)
-        # The kernel hands over no more than 2 GiB at a time.
-        while offset < end and (piece := os.pread(descriptor, end - offset, offset)):
-            pieces.append(piece)
-            offset += len(piece)
-        os.close(descriptor)
-    return b"".join(pieces)
-
-
 def _is_not_arguments(attribute: attrs.Attribute[Any], _value: object) -> bool:
     """Bytes are not for JSON: they travel beside it."""
     return attribute.name != "arguments"
@@ -733,14 +731,6 @@ def _put_in(result: WorkerResult, segment: int, sizes: tuple[int, ...]) -> None:
         result.stderr = os.pread(segment, sizes[2], after + sizes[1] + (-sizes[1] % 64))
         os.close(segment)
         result.segment, result.sizes = None, ()
-
-
-def _parse(data: bytes) -> object:
-    try:
-        parsed: object = json.loads(data)
-    except ValueError:
-        return None
-    return parsed
 
 
 async def _end(process: TemplateProcess) -> int:

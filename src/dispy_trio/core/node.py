@@ -501,12 +501,10 @@ class NodeMachine(Slots):
         fresh: dict[int, EndedJob] = {}
         total = 0.0
         for result in results:
+            if not sent or sent[0].sequence != result.sequence:
+                self._distrust(computation, worker, result)
+                continue
             job = sent.popleft()
-            if job.sequence != result.sequence:
-                raise IllegalMove(
-                    f"worker {worker.number} reports job {result.sequence} of its queue while"
-                    f" {job.sequence} is next"
-                )
             number = job.number
             outcome = result.outcome
             if outcome == Outcome.CANCELLED:
@@ -553,7 +551,7 @@ class NodeMachine(Slots):
         worker.cancel_at = math.inf
         worker.ladder = 0
         worker.timeout_at = math.inf
-        if worker.is_spent and not sent:
+        if worker.is_spent and not sent and worker.state is not WorkerState.ENDING:
             self._give_slot_back(worker)
             self._stop_worker(computation, worker)
         elif sent:
@@ -580,6 +578,16 @@ class NodeMachine(Slots):
         record.segment = segment
         record.sizes = sizes
         record.blob = self.next_blob()
+
+    def _distrust(
+        self, computation: Computation, worker: Worker, result: workers.WorkerResult
+    ) -> None:
+        """A result of no job that it has: one of its jobs wrote what only workers write."""
+        if result.segment is not None:
+            self._out.append(c.ReleaseSegment(result.segment))
+        if worker.state is not WorkerState.ENDING:
+            worker.move(WorkerState.ENDING)
+            self._out.append(c.KillWorker(computation.session, computation.number, worker.number))
 
     def _recalled(
         self, session: Session, computation: Computation, worker: Worker, started: int
@@ -612,6 +620,7 @@ class NodeMachine(Slots):
         victim: NodeJob | None = None
         if worker.sent and worker.sent[0].sequence <= report.started:
             victim = worker.sent.popleft()
+            self._end_unbelieved(session, worker, report)
         for job in reversed(worker.sent):
             job.sequence = 0
             computation.waiting.appendleft(job)
@@ -644,6 +653,13 @@ class NodeMachine(Slots):
         self._drop_cancelled(session, computation)
         if computation.closing:
             self._check_drained(session, computation)
+
+    def _end_unbelieved(self, session: Session, worker: Worker, report: workers.WorkerDied) -> None:
+        """Jobs that ran before the one it died with, and whose results could not be believed: they
+        are not to run again."""
+        text = f"{report.how}, on node {self.name}"
+        while worker.sent and worker.sent[0].sequence <= report.started:
+            self._end(session, worker.sent.popleft(), Outcome.DIED, text)
 
     def _end(
         self,

@@ -1,0 +1,155 @@
+"""Jobs of `test_crashes`: they die while their results are handed over, or tell lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import dispy_trio.child
+from dispy_trio.child import calls, forks
+from dispy_trio.child.jobs import UP
+
+_OURS = os.path.dirname(dispy_trio.child.__file__)
+
+
+def run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def die_at_step(steps: int, size: int) -> bytes:
+    """Be killed that many lines after the job, in what hands its result over."""
+    here = sys._getframe()
+    left = steps
+
+    def count(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if event == "line" and frame.f_code.co_filename.startswith(_OURS):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return count
+
+    frame = here.f_back
+    while frame is not None:
+        frame.f_trace = count
+        frame = frame.f_back
+    # Not as jobs do, which is noticed, and undone after them.
+    sys.settrace.__wrapped__(count)  # type: ignore[attr-defined]
+    return bytes(size)
+
+
+# --- lies --------------------------------------------------------------------------------------
+def _socket_of_jobs() -> socket.socket:
+    return forks._sockets[1]
+
+
+def _frame(
+    kind: int = 2,
+    sequence: int = 1,
+    outcome: int = 0,
+    start: float = 1.0,
+    end: float = 2.0,
+    sizes: bytes = b"",
+    length: int | None = None,
+) -> bytes:
+    return (
+        UP.pack(kind, sequence, outcome, start, end, len(sizes) if length is None else length)
+        + sizes
+    )
+
+
+def _memory(size: int) -> int:
+    segment = os.memfd_create("lie")
+    os.truncate(segment, size)
+    return segment
+
+
+_LIES: dict[str, Callable[[int], tuple[bytes, list[int]]]] = {
+    "a kind of frame that there is not": lambda n: (_frame(9, n), []),
+    "a result without its segment": lambda n: (_frame(2, n, sizes=bytes(24)), []),
+    "half a number": lambda n: (_frame(2, n, sizes=bytes(25)), [_memory(64)]),
+    "a result without parts": lambda n: (_frame(2, n), [_memory(64)]),
+    "parts that are not there": lambda n: (
+        _frame(2, n, sizes=struct.pack("<3Q", 1 << 40, 0, 0)),
+        [_memory(64)],
+    ),
+    "parts longer than all numbers": lambda n: (
+        _frame(2, n, sizes=struct.pack("<3Q", (1 << 64) - 1, 1, 64)),
+        [_memory(64)],
+    ),
+    "a socket for a segment": lambda n: (
+        _frame(2, n, sizes=bytes(24)),
+        [os.dup(_socket_of_jobs().fileno())],
+    ),
+    "a job of the future": lambda n: (_frame(2, n + 7, sizes=bytes(24)), [_memory(64)]),
+    "a job of the past": lambda n: (_frame(2, n - 1, sizes=bytes(24)), [_memory(64)]),
+    "an outcome that there is not": lambda n: (_frame(2, n, 77, sizes=bytes(24)), [_memory(64)]),
+    "no time at all": lambda n: (
+        _frame(2, n, start=float("nan"), sizes=bytes(24)),
+        [_memory(64)],
+    ),
+    "an endless time": lambda n: (_frame(2, n, end=float("inf"), sizes=bytes(24)), [_memory(64)]),
+    "segments of nobody": lambda n: (_frame(1), [_memory(64) for _ in range(5)]),
+}
+LIES = list(_LIES)
+
+
+def lie(what: str, sequence: int) -> None:
+    frame, descriptors = _LIES[what](sequence)
+    socket.send_fds(_socket_of_jobs(), [frame], descriptors)
+    time.sleep(60)
+
+
+def flood() -> None:
+    """The head of a frame of gigabytes, and of what follows as much as is taken."""
+    _socket_of_jobs().sendall(_frame(2, 1, length=(1 << 32) - 1))
+    while True:
+        _socket_of_jobs().sendall(bytes(1 << 20))
+
+
+def ask(what: str) -> None:
+    sock = calls._socket
+    assert sock is not None
+    if what == "deep":
+        sock.send(b'{"call":1,"kind":"x","body":{"x":' + b"[" * 60_000)
+    elif what == "pipe":
+        socket.send_fds(
+            sock, [json.dumps({"call": 1, "kind": "x", "body": {}}).encode()], os.pipe()
+        )
+    elif what == "endless file":
+        socket.send_fds(
+            sock, [json.dumps({"call": 1, "kind": "x", "body": {}}).encode()], [_memory(1 << 45)]
+        )
+    time.sleep(60)
+
+
+def scribble(seed: int) -> None:
+    """Write over the ring, as a stray pointer might."""
+    import ctypes
+
+    draw = random.Random(seed)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "dispy-trio-ring" in line:
+            start = int(line.split("-")[0], 16)
+            for _ in range(draw.randint(1, 6)):
+                word = draw.choice([0, 1, 2, 1000, 1 << 20, 1 << 63, draw.getrandbits(64)])
+                where = 8 * draw.choice([*range(12), draw.randint(12, 200)])
+                ctypes.memmove(start + where, word.to_bytes(8, "little"), 8)
+    if draw.random() < 0.5:
+        time.sleep(0.05)
+    if draw.random() < 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -23,6 +23,7 @@ from dispy_trio import seams
 from dispy_trio.compute import packaging
 from dispy_trio.compute.packaging import Parts
 from dispy_trio.compute.processes import ProcessSpawner
+from dispy_trio.errors import JobFailed
 from dispy_trio.models import Outcome
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
@@ -228,8 +229,11 @@ async def test_tells_what_is_no_exception_of_the_usual_kind(
 ) -> None:
     result = await bench.run(jobs.raise_this, exc)
     assert result.outcome == Outcome.RAISED
-    told, _ = packaging.unpack_exception(result.payload)
-    assert type(told) is type(exc)
+    told, text = packaging.unpack_exception(result.payload)
+    # Raised here as it is, it would end whoever waits for the job.
+    assert isinstance(told, JobFailed)
+    assert str(told).startswith(type(exc).__name__)
+    assert text.strip().endswith(repr(exc).partition("(")[0] + f": {exc}")
     assert await bench.value(jobs.echo, 1) == 1
 
 

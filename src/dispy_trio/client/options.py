@@ -14,9 +14,6 @@ __all__ = ["Isolation", "Options", "make_options", "parse_size"]
 
 Isolation = Literal["worker", "job"]
 
-_MOST = 2**31 - 1
-"""Of what is counted: what travels has to fit."""
-_MOST_BYTES = 2**62
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 
@@ -25,19 +22,17 @@ def parse_size(value: int | str, parameter: str) -> int:
 
     Raises:
         TypeError: it is neither; names the parameter.
-        ValueError: it is no such text, or negative, or beyond all memories; names the parameter.
+        ValueError: it is no such text, or negative; names the parameter.
     """
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+)\s*([kKmMgGtT]?)[bB]?", value.strip())
         if found is None:
             raise ValueError(f"{parameter} is {value!r}; it has to be like 500M or 2G")
-        value = int(found[1]) * _UNITS[found[2].lower()]
+        return int(found[1]) * _UNITS[found[2].lower()]
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{parameter} is a number of bytes, not {type(value).__name__}")
     if value < 0:
         raise ValueError(f"{parameter} is {value}; it can't be negative")
-    if value > _MOST_BYTES:
-        raise ValueError(f"{parameter} is more than {_MOST_BYTES} bytes")
     return value
 
 
@@ -46,8 +41,6 @@ def _number(value: Any, parameter: str, least: float) -> float:
         raise TypeError(f"{parameter} is a number, not {type(value).__name__}")
     if not value >= least:
         raise ValueError(f"{parameter} is {value}; it has to be at least {least:g}")
-    if value > _MOST:
-        raise ValueError(f"{parameter} is at most {_MOST}; leave it out for no limit")
     return float(value)
 
 
@@ -56,8 +49,6 @@ def _count(value: Any, parameter: str, least: int) -> int:
         raise TypeError(f"{parameter} is an int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{parameter} is {value}; it has to be at least {least}")
-    if value > _MOST:
-        raise ValueError(f"{parameter} is more than {_MOST}")
     return value
 
 

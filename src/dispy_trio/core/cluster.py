@@ -316,8 +316,7 @@ class ClusterMachine(Placement):
             or record.terminating
         ):
             return False
-        # Doubled some fifty times it is for ever; a thousand times, no float any more.
-        delay = options.retry_delay * 2.0 ** min(extras.tries, 50)
+        delay = options.retry_delay * 2.0 ** min(extras.tries, 60)
         extras.tries += 1
         try_again(job)
         record.waiting_aside += 1

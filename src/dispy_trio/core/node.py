@@ -889,6 +889,7 @@ class NodeMachine(Slots):
     def _close(self, session: Session, computation: Computation, *, terminate: bool) -> None:
         computation.closing = True
         if computation.state is Loading.CLOSING:
+            computation.successor = None
             return
         if not terminate:
             self._check_drained(session, computation)

@@ -410,15 +410,16 @@ class NodeService:
         """One connection, from its first byte to its last: nothing it does hurts another."""
         try:
             await self._serve(stream)
-        except BaseExceptionGroup as group:
-            ours, others = group.split(Exception)
-            if ours is not None:
-                await self._give_up(stream, ours)
-            if others is not None:
-                raise others from None
         except Exception as exc:
             # An error of our own, or of the system: this connection ends, and no other.
-            await self._give_up(stream, exc)
+            await self._give_up(stream, exc)  # noqa: ASYNC120 - shielded there
+        except BaseExceptionGroup as group:
+            # The node is being ended meanwhile, and goes on with that.
+            ours, others = group.split(Exception)
+            if ours is not None and others is not None:
+                log.error("an error at the end of %s", stream.peer, exc_info=ours)
+                raise others from None
+            raise
 
     async def _give_up(self, stream: seams.ByteStream, error: Exception) -> None:
         log.error("the connection of %s ends by an error here", stream.peer, exc_info=error)

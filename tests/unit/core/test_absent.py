@@ -297,6 +297,20 @@ def test_a_client_may_come_back_while_what_it_had_is_being_closed() -> None:
     assert started(tell(machine, e.MessageReceived("s", run))) == [("s", 2)]
 
 
+def test_what_is_to_be_opened_after_a_close_may_be_closed_before_that() -> None:
+    machine = make_node()
+    come(machine, "s", 1)
+    tell(machine, e.SessionDisconnected("s"))
+    machine.handle(e.SessionReleased("s"), now=0.0)
+    tell(machine, e.SessionConnected("s", "s:2"))
+    opening = messages.OpenComputation(1, "f", "00", b"", 0)
+    tell(machine, e.MessageReceived("s", opening))
+    tell(machine, e.MessageReceived("s", messages.CloseComputation(1, terminate=True)))
+    (closed,) = tell(machine, e.TemplateClosed("s", 1))
+    assert isinstance(closed, c.Send)
+    assert closed.message == messages.ComputationClosed(1)
+
+
 def test_a_job_that_ends_late_has_one_end() -> None:
     """The client that knows the node as lost is not told a second time that its jobs are."""
     cluster = PureCluster(1, [1])

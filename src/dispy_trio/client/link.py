@@ -20,7 +20,7 @@ from dispy_trio.compute.packaging import (
 )
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent
-from dispy_trio.errors import ConnectionLost, DispyError
+from dispy_trio.errors import ConnectionLost, DispyError, ProtocolError
 from dispy_trio.models import Job
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
@@ -202,7 +202,7 @@ class NodeLink:
                 if number in message.segments:
                     descriptor, sizes = message.segments[number]
                     segment = open_segment(self._neighbour, descriptor)
-                    _put_in(message, index, split_parts(map_private(segment), sizes))
+                    _put_in(message, index, map_private(segment), sizes)
                     os.close(segment)
             self.feed(e.MessageReceived(self.key, message))
         elif isinstance(message, messages.JobsFinished) and message.blobs:
@@ -234,7 +234,7 @@ class NodeLink:
             for index, number in enumerate(message.numbers):
                 if number in message.blobs:
                     blob, sizes = message.blobs[number]
-                    _put_in(message, index, split_parts(self._received.pop(blob), sizes))
+                    _put_in(message, index, self._received.pop(blob), sizes)
             self.feed(e.MessageReceived(self.key, message))
         self._held = still
 
@@ -374,9 +374,18 @@ class NodeLink:
             await stream.aclose()
 
 
-def _put_in(message: messages.JobsFinished, index: int, parts: list[memoryview]) -> None:
-    """Give a result what came beside its message: its payload, unless that is there, and output."""
-    *payload, stdout, stderr = parts
+def _put_in(
+    message: messages.JobsFinished, index: int, memory: memoryview, sizes: list[int]
+) -> None:
+    """Give a result what came beside its message: its payload, unless that is there, and output.
+
+    Raises:
+        ProtocolError: the sizes are not those of such parts.
+    """
+    try:
+        *payload, stdout, stderr = split_parts(memory, sizes)
+    except ValueError as exc:
+        raise ProtocolError(f"result {message.numbers[index]} is not what it says: {exc}") from exc
     payloads: list[Any] = message.payloads
     if not payloads[index]:
         payloads[index] = payload

@@ -243,7 +243,7 @@ class NodeService:
             setup_timeout=options.setup_timeout,
             init=str(self.settings.init or ""),
             message_timeout=self.settings.message_timeout,
-            output_limit=options.output_limit,
+            output_limit=max(0, options.output_limit),
             # What the node's own user has chosen counts more.
             environment={k: v for k, v in threads.items() if k not in os.environ},
         )

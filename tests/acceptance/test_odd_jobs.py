@@ -219,21 +219,26 @@ def test_large_arguments_of_setup(make: Make) -> None:
     assert job() == LARGE, job.exception
 
 
-def test_a_large_provisional_result(make: Make) -> None:
+def test_a_large_provisional_result(make: Make, tmp_path: Path) -> None:
     seen: list[int] = []
+    turnstile = str(tmp_path / "seen")
+    os.mkfifo(turnstile)
 
-    def tell(size: int) -> int:
-        return int(dispy_provisional_result(b"x" * size))  # type: ignore[name-defined]  # noqa: F821
+    def tell(size: int, turnstile: str) -> int:
+        sent = dispy_provisional_result(b"x" * size)  # type: ignore[name-defined]  # noqa: F821
+        Path(turnstile).read_bytes()  # It runs on when the callback has seen it.
+        return int(sent)
 
     def status(job: Any) -> None:
         if job.status == dispy.JobStatus.ProvisionalResult:
             seen.append(len(job.result))
+            Path(turnstile).write_bytes(b"")
 
     cluster = make(tell, job_status=status)
     sizes = [1, 256 * 1024 - 100, 256 * 1024 + 1, LARGE]
-    jobs = [cluster.submit(size) for size in sizes]
-    assert [job() for job in jobs] == [0] * len(sizes)
-    assert sorted(seen) == sizes
+    for size in sizes:
+        assert cluster.submit(size, turnstile)() == 0
+    assert seen == sizes
 
 
 def test_a_computation_with_a_name_of_any_length(make: Make) -> None:

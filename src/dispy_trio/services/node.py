@@ -270,6 +270,9 @@ class NodeService:
                 command.bundle, settings, report, self.work
             )
         except (OSError, DispyError) as exc:
+            if computation.closing:
+                await self._close_template(key, computation.release)
+                return
             report(seams.TemplateFailed(f"node {self.machine.name} can't start it: {exc}"))
             return
         computation.template = template

@@ -50,7 +50,7 @@ raise ValueError("mine")
 """
     )
     program = world.start(sys.executable, world.write("program.py", script))
-    out, err = program.communicate(timeout=LIMIT)
+    _, err = program.communicate(timeout=LIMIT)
     assert program.returncode == 1
     *traceback, last = err.splitlines()
     assert traceback[0].startswith("Traceback")

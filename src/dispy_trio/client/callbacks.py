@@ -57,7 +57,7 @@ def _work() -> None:
         call = _queue.get()
         try:
             call()
-        except BaseException:
+        except BaseException:  # noqa: ASYNC103 - Trio does not run on this thread
             # SystemExit, too, would end this thread alone, and `flush` would wait for ever.
             log.exception("a status callback failed")
         del call

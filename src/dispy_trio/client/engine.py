@@ -471,21 +471,18 @@ class Engine:
         # a caller's cancellation reaches the caller's block, which then shuts the engine down.
         try:
             with self._life:
-                await self._run(task_status)
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self.host.run_timer, e.Tick())
+                    if self.keeper is not None:
+                        nursery.start_soon(self.keeper.run)
+                    for host, port in self.settings.choice.addresses:
+                        self._add_node(nursery, host, port)
+                    if self.embedded is None:
+                        nursery.start_soon(self._complain)
+                    task_status.started()
         finally:
             self.has_ended = True
-
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self.host.run_timer, e.Tick())
-            if self.keeper is not None:
-                nursery.start_soon(self.keeper.run)
-            for host, port in self.settings.choice.addresses:
-                self._add_node(nursery, host, port)
-            if self.embedded is None:
-                nursery.start_soon(self._complain)
-            task_status.started()
 
     def stop(self) -> None:
         """End all tasks, at once."""

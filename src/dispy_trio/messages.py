@@ -286,6 +286,8 @@ class ComputationFailed:
 
     computation: int
     text: str
+    again: bool = False
+    """It had been ready and then died: opened once more, it may work."""
 
 
 @frozen

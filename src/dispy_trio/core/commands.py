@@ -25,6 +25,7 @@ __all__ = [
     "CloseComplete",
     "CloseTemplate",
     "ClusterCommand",
+    "GiveUp",
     "InterruptJob",
     "KillWorker",
     "LingerAtSession",
@@ -202,6 +203,15 @@ class CloseTemplate:
 
 
 @frozen(eq=False, repr=False)
+class GiveUp:
+    """End a computation of which the machine itself can't make sense: `TemplateDied` follows."""
+
+    session: str
+    computation: int
+    error: Exception
+
+
+@frozen(eq=False, repr=False)
 class StartWorker:
     session: str
     computation: int
@@ -350,6 +360,7 @@ NodeCommand = (
     Send
     | OpenTemplate
     | CloseTemplate
+    | GiveUp
     | StartWorker
     | StopWorker
     | SendOutput

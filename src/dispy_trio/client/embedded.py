@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dispy_trio.compute.descriptors import usual_limit
+
 __all__ = ["EmbeddedNode"]
 
 # This very package, also when it is on nobody's path but ours.
@@ -65,6 +67,7 @@ class EmbeddedNode:
                     "-c",
                     _START,
                     str(theirs.fileno()),
+                    str(usual_limit()),
                     str(Path(__file__).resolve().parents[2]),
                 ],
                 pass_fds=[theirs.fileno()],

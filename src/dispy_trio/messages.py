@@ -331,6 +331,8 @@ class ComputationFailed:
 
     computation: Number
     text: Text = field(converter=fit_text)
+    again: bool = False
+    """It had been ready and then died: opened once more, it may work."""
 
 
 @frozen

@@ -22,6 +22,7 @@ from dispy_trio.core.workers import (
     WorkerDied,
     WorkerJob,
     WorkerRecalled,
+    WorkerRefused,
     WorkerResult,
     WorkerResults,
     WorkerStarted,
@@ -43,6 +44,7 @@ __all__ = [
     "WorkerDied",
     "WorkerJob",
     "WorkerRecalled",
+    "WorkerRefused",
     "WorkerResult",
     "WorkerResults",
     "WorkerStarted",
@@ -177,7 +179,7 @@ class Template(Protocol):
     """
 
     def start_worker(self, worker: int) -> None:
-        """Fork a worker; `WorkerStarted` or `WorkerDied` follows."""
+        """Fork a worker; `WorkerStarted`, `WorkerRefused` or `WorkerDied` follows."""
         ...
 
     def send_jobs(self, worker: int, jobs: Sequence[WorkerJob]) -> None:
@@ -226,6 +228,10 @@ class Template(Protocol):
 
     def answer(self, worker: int, call: int, body: dict[str, Any]) -> None:
         """Answer a `WorkerCall`."""
+        ...
+
+    def give_up(self, text: str) -> None:
+        """Kill everything; `TemplateDied` with that text follows."""
         ...
 
     async def aclose(self) -> None:

@@ -229,3 +229,25 @@ def multiply_elsewhere(numbers: list[int]) -> list[int]:
 
 def twice(x: int) -> int:
     return 2 * x
+
+
+def daemonize() -> int:
+    """Start a program as daemons are started: nothing connects it with this job any more."""
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        os.setsid()
+        program = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+        os.write(writing, str(program.pid).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with open(reading) as file:
+        return int(file.read())
+
+
+def load_for_ever(mark: str) -> None:
+    program = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    draft = Path(mark + ".draft")
+    draft.write_text(str(program.pid))
+    draft.rename(mark)
+    block_in_c(60, mark + ".blocked")

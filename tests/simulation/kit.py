@@ -137,6 +137,16 @@ class ScriptedTemplate:
     def answer(self, worker: int, call: int, body: dict[str, Any]) -> None:
         raise AssertionError("these jobs ask nothing")
 
+    def give_up(self, text: str) -> None:
+        deaths = [
+            seams.WorkerDied(worker.number, worker.started, f"killed: {text}", b"")
+            for worker in self.workers.values()
+        ]
+        self.closed = True
+        for worker in self.workers.values():
+            worker.scope.cancel()
+        self.report(seams.TemplateDied(text, deaths))
+
     async def aclose(self) -> None:
         self.closed = True
         for worker in self.workers.values():
@@ -252,6 +262,7 @@ class Simulation:
             store=NoDirectories(Path("/nowhere")),
             secret=SECRET,
             processors=self.slots,
+            most_workers=2 * self.slots,
             draw_token=seeded_tokens(self.seed, life),
             read_status=read_status,
         )

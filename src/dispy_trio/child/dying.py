@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 
-__all__ = ["adopt_orphans", "die_with_parent", "die_with_worker"]
+__all__ = ["adopt_orphans", "children", "die_with_parent", "die_with_worker", "kill_below"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -30,3 +30,24 @@ def die_with_worker() -> None:
 def adopt_orphans() -> None:
     """Become the parent of all below us whose own parents die."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children() -> list[int]:
+    """Process ids of those whose parent is this process, which has one thread."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def kill_below() -> None:
+    """Kill and reap all below this process, which has to be the reaper of their orphans."""
+    beyond: set[int] = set()
+    # Whoever is killed leaves us its own children.
+    while found := [pid for pid in children() if pid not in beyond]:
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except PermissionError:
+                beyond.add(pid)  # A program that runs as another user.
+        for pid in found:
+            if pid not in beyond:
+                os.waitpid(pid, 0)

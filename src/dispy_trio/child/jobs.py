@@ -25,6 +25,7 @@ __all__ = [
     "encode_segment_job",
     "encode_settings",
     "parse_batch",
+    "receive_all",
     "receive_into",
     "receive_message",
 ]
@@ -68,6 +69,13 @@ def receive_message(sock: socket.socket, limit: int) -> tuple[bytes, list[int]]:
     """The same into new memory, for sockets that keep message borders."""
     data, ancillary, _, _ = sock.recvmsg(limit, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     return data, _descriptors_in(ancillary) if ancillary else []
+
+
+def receive_all(sock: socket.socket, limit: int) -> tuple[bytes, list[int], bool]:
+    """The same; True when descriptors were lost, because this process can have no more."""
+    data, ancillary, flags, _ = sock.recvmsg(limit, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    lost = bool(flags & socket.MSG_CTRUNC)
+    return data, _descriptors_in(ancillary) if ancillary else [], lost
 
 
 def encode_batch(jobs: Sequence[tuple[int, bytes]]) -> bytes:

@@ -8,6 +8,7 @@ supervisor still does to its process group can't hit a stranger.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import gc
 import json
@@ -20,14 +21,14 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
 
 from dispy_trio.child import calls, context, forks, importer, surroundings
 from dispy_trio.child.capture import Capture
-from dispy_trio.child.dying import adopt_orphans, die_with_parent
+from dispy_trio.child.dying import children, die_with_parent, kill_below
 from dispy_trio.child.jobs import receive_message
 from dispy_trio.child.legacy import job_names
 from dispy_trio.child.ring import RING_SIZE, Ring
@@ -35,11 +36,13 @@ from dispy_trio.child.scope import Scope, add_builtins, import_unimported
 from dispy_trio.child.texts import fit
 from dispy_trio.child.worker import Worker
 
-__all__ = ["main"]
+__all__ = ["Template"]
 
 _MESSAGE = 64 * 1024
 _TEXT = 48 * 1024
 """Bytes of a traceback, as JSON."""
+_ENDS = 6
+"""Descriptors that a worker is given."""
 _STRAYS_EVERY = 10.0
 """Seconds between looks for dead processes that jobs left behind."""
 _STRAYS_SOON = 0.1
@@ -108,8 +111,10 @@ class Template:
         match message["kind"]:
             case "load":
                 self._load(message, *descriptors)
-            case "fork":
+            case "fork" if len(descriptors) == _ENDS:
                 self._fork(message["worker"], *descriptors)
+            case "fork":
+                self._refuse(message["worker"], descriptors, os.strerror(errno.EMFILE))
             case "reap":
                 # After a cleanup, which reaps everybody, it may be gone already.
                 if message["pid"] in self._unreaped:
@@ -123,13 +128,9 @@ class Template:
     # --- what is left --------------------------------------------------------------------------
     # We are the reaper of orphans below us: also programs that jobs started and that left their
     # process group come to us when their parents are gone, and end with the computation.
-    def _children(self) -> list[int]:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(word) for word in file.read().split()]
-
     def _reap_strays(self) -> None:
         ours = {pid for _, pid in self._workers.values()} | self._unreaped
-        for pid in self._children():
+        for pid in children():
             if pid not in ours:
                 os.waitpid(pid, os.WNOHANG)
 
@@ -141,11 +142,7 @@ class Template:
     def _kill_all(self) -> None:
         for pid in [*(pid for _, pid in self._workers.values()), *self._unreaped]:
             os.killpg(pid, signal.SIGKILL)
-        # Whoever is killed leaves us its own children.
-        while children := self._children():
-            for pid in children:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        kill_below()
 
     # --- the bundle ----------------------------------------------------------------------------
     def _load(self, message: dict[str, Any], bundle: int, arguments: int) -> None:
@@ -247,6 +244,11 @@ class Template:
         self._send({"kind": "shut down"})
 
     # --- workers -------------------------------------------------------------------------------
+    def _refuse(self, worker: int, descriptors: Sequence[int], text: str) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._send({"kind": "unforked", "worker": worker, "text": text})
+
     def _fork(self, worker: int, *descriptors: int) -> None:
         # They wait in the child until its handlers are set.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -256,22 +258,27 @@ class Template:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 pid = forks.fork()
         except OSError as exc:
-            for descriptor in descriptors:
-                os.close(descriptor)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            self._send({"kind": "unforked", "worker": worker, "text": str(exc)})
+            self._refuse(worker, descriptors, str(exc))
             return
         if not pid:
             self._become_worker(*descriptors)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        for descriptor in descriptors:
-            os.close(descriptor)
         # The child does this too; whoever comes first, it is done when either goes on.
         try:
             os.setpgid(pid, pid)
         except (PermissionError, ProcessLookupError):
             pass  # It has, or is dead already.
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as exc:
+            # There may be no descriptor for it, which what user code has opened decides.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._refuse(worker, descriptors, str(exc))
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
         self._workers[pidfd] = (worker, pid)
         self._poll.register(pidfd, select.POLLIN)
         self._send({"kind": "forked", "worker": worker, "pid": pid}, (pidfd,))
@@ -351,15 +358,3 @@ def _traceback_of(exc: BaseException) -> str:
     ):
         exc.__traceback__ = exc.__traceback__.tb_next
     return "".join(traceback.format_exception(exc))
-
-
-def main() -> None:
-    """Run as a template; argv holds the descriptor of the socket and our parent's process id."""
-    die_with_parent(int(sys.argv[2]))
-    adopt_orphans()
-    # Signals that reach the node's process group are the node's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    supervisor = socket.socket(fileno=int(sys.argv[1]))
-    supervisor.set_inheritable(False)
-    del sys.argv[1:]
-    Template(supervisor).run()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from dispy_trio.client import forks
+from dispy_trio.compute.descriptors import usual_limit
 
 __all__ = ["EmbeddedNode"]
 
@@ -80,6 +81,7 @@ class EmbeddedNode:
                     "-c",
                     _START,
                     str(theirs.fileno()),
+                    str(usual_limit()),
                     str(Path(__file__).resolve().parents[2]),
                 ],
                 pass_fds=[theirs.fileno()],

@@ -39,6 +39,7 @@ from dispy_trio.client.nodes import (
 )
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.compute.depends import to_job_file
+from dispy_trio.compute.descriptors import raise_limit
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
@@ -82,6 +83,8 @@ def real_doors(settings: ClusterSettings) -> Doors:
     """
     certfile = Path(settings.certfile) if settings.certfile else None
     keyfile = Path(settings.keyfile) if settings.keyfile else None
+    # Large arguments that wait, and streams of files, take one each.
+    raise_limit()
     return Doors(
         TcpNet(certfile=certfile, keyfile=keyfile),
         choose_secret(text=settings.secret, file=settings.secret_file, key=keyfile or certfile),

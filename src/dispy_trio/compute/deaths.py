@@ -12,7 +12,11 @@ __all__ = ["memory_accounts", "name_of_signal", "oom_kills", "owns_its_id"]
 
 def oom_kills() -> int:
     """How many processes of our control group the kernel has killed for memory; 0 if unknown."""
-    for path in memory_accounts(Path("/proc/self/cgroup").read_text()):
+    try:
+        groups = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return 0
+    for path in memory_accounts(groups):
         try:
             text = path.read_text()
         except OSError:
@@ -60,4 +64,6 @@ def owns_its_id(pid: int, pidfd: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return True
+    except OSError:
+        return False  # It can't be told: there are no descriptors.
     return state == "Z"

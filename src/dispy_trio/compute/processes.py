@@ -6,17 +6,21 @@ opaque payloads.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import mmap
 import os
 import signal
 import socket
 import stat
 import struct
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from enum import Enum, auto
 from typing import Any
 
@@ -36,6 +40,7 @@ from dispy_trio.child.jobs import (
     encode_batch,
     encode_segment_job,
     encode_settings,
+    receive_all,
     receive_message,
 )
 from dispy_trio.child.parts import write_segment
@@ -54,7 +59,9 @@ from dispy_trio.compute.hearsay import count_due, parse_call, read_attached, rel
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
-__all__ = ["ProcessSpawner"]
+__all__ = ["WORKER_DESCRIPTORS", "ProcessSpawner"]
+
+log = logging.getLogger("dispy_trio.node")
 
 _MESSAGE = 64 * 1024
 _FRAMES = 4096
@@ -68,9 +75,15 @@ _INLINE = 64 * 1024
 _LIVE_PIECE = 512 * 1024
 """Bytes of each stream that are told at a time while a job runs."""
 CLOSE_GRACE = 2.0
-"""Seconds a template has to kill and reap what is below it, before it is killed itself."""
+"""Seconds a template has to kill and reap what is below it, before its warden does, and that has
+before both are killed."""
+WORKER_DESCRIPTORS = 8
+"""That a worker takes of ours, at most."""
 
 Report = Callable[[seams.TemplateEvent], None]
+
+# Before 3.13 a mapping keeps a descriptor of its own, which nobody needs.
+_MAPPING: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 class _Life(Enum):
@@ -108,6 +121,8 @@ class _Worker:
     """A job's sequence, and how much of its stdout and stderr was told while it runs."""
     broken: str = ""
     """What it did that no worker does; it is being killed for it."""
+    refused: str = ""
+    """Why it can't be had; it is being killed for it."""
 
     def started(self) -> tuple[int, float]:
         """Sequence of the last job that it started, now that it is dead, and when."""
@@ -136,11 +151,18 @@ class ProcessTemplate:
     _report: Report
     _nursery: trio.Nursery
     _settings: TemplateSettings
+    _pidfd: int = -1
     _workers: dict[int, _Worker] = field(factory=dict)
     _messages: deque[tuple[bytes, list[int]]] = field(factory=deque)
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     _gone: trio.Event = field(factory=trio.Event)
     _closing: bool = False
+    _ending: bool = False
+    """Its process is gone, or going: nothing can be told to it."""
+    _given_up: str = ""
+    """Why we end it."""
+    _warned: bool = False
+    """That no worker can be started, since one was."""
     _loaded: trio.Event = field(factory=trio.Event)
     """The bundle was loaded, or could not be."""
     _forgotten: trio.Event = field(factory=trio.Event)
@@ -151,17 +173,41 @@ class ProcessTemplate:
 
     # --- starting ------------------------------------------------------------------------------
     def load(self, bundle: memoryview | bytes) -> None:
-        segment = write_segment([bundle])
-        arguments = write_segment([self._settings.arguments])
+        # Had in time: when it ends there may be no descriptor left for it.
+        self._pidfd = os.pidfd_open(self._process.process.pid)
         settings = attrs.asdict(self._settings, filter=_is_not_arguments)
-        try:
-            self._tell({"kind": "load", "settings": settings}, segment, arguments)
-        finally:
-            os.close(segment)
-            os.close(arguments)
+        with ExitStack() as segments:
+            given: list[int] = []
+            for data in (bundle, self._settings.arguments):
+                given.append(write_segment([data]))
+                segments.callback(os.close, given[-1])
+            self._tell({"kind": "load", "settings": settings}, *given)
         self._nursery.start_soon(self._run)
         if self._settings.setup_timeout:
-            self._nursery.start_soon(self._limit_setup, self._settings.setup_timeout)
+            self._start_task(self._limit_setup, self._settings.setup_timeout)
+
+    def _start_task(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        self._nursery.start_soon(self._guard, task, *arguments)
+
+    async def _guard(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Run a task of ours; what goes wrong in it ends this computation, and no other."""
+        try:
+            await task(*arguments)
+        except Exception as exc:
+            log.exception("a computation ends here")
+            self.give_up(f"{type(exc).__name__}: {exc}")
+
+    def give_up(self, text: str) -> None:
+        """Kill everything; `TemplateDied` with that text follows."""
+        self._given_up = self._given_up or text
+        self._scope.cancel()
+
+    def discard(self) -> None:
+        """End it before it was told anything."""
+        self._drop_messages()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._process.discard()
 
     async def _limit_setup(self, seconds: float) -> None:
         with trio.move_on_after(seconds) as scope:
@@ -170,11 +216,23 @@ class ProcessTemplate:
             self._report(seams.TemplateFailed(f'"setup" did not end within {seconds:g} s'))
 
     def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
-        """Tell the template; what its socket has no room for waits for `_write_messages`."""
+        """Tell the template; what its socket has no room for waits for `_write_messages`.
+
+        Raises:
+            OSError: there are no descriptors for it; it was not told.
+        """
+        if self._ending:
+            return
         data = json.dumps(message).encode()
-        self._messages.append((data, [os.dup(descriptor) for descriptor in descriptors]))
+        with ExitStack() as copied:
+            copies = []
+            for descriptor in descriptors:
+                copies.append(os.dup(descriptor))
+                copied.callback(os.close, copies[-1])
+            copied.pop_all()
+        self._messages.append((data, copies))
         if len(self._messages) == 1 and not self._write_some_messages():
-            self._nursery.start_soon(self._write_messages)
+            self._start_task(self._write_messages)
 
     def _write_some_messages(self) -> bool:
         """Write what the socket takes; True when nothing is left."""
@@ -187,6 +245,12 @@ class ProcessTemplate:
             except (BrokenPipeError, ConnectionResetError):
                 self._drop_messages()  # It is dead; the reader is about to find out.
                 return True
+            except OSError:
+                # As many descriptors are on their way as may be. Who is told first, fails first.
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                self._messages.popleft()
+                raise
             for descriptor in descriptors:
                 os.close(descriptor)
             self._messages.popleft()
@@ -206,33 +270,47 @@ class ProcessTemplate:
         self._messages.clear()
 
     def start_worker(self, worker: int) -> None:
-        jobs, theirs_jobs = socket.socketpair()
-        control, theirs_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        calls, theirs_calls = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for sock in (jobs, control, calls):
-            sock.setblocking(False)
-        jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-        ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC)
-        os.ftruncate(ring, RING_SIZE)
-        memory = memoryview(mmap.mmap(ring, RING_SIZE))
-        out, err = (self._append_file(name) for name in ("stdout", "stderr"))
-        self._workers[worker] = _Worker(worker, jobs, control, calls, Ring(memory), out, err)
-        self._tell(
-            {"kind": "fork", "worker": worker},
-            theirs_jobs.fileno(),
-            theirs_control.fileno(),
-            theirs_calls.fileno(),
-            ring,
-            out,
-            err,
-        )
-        os.close(ring)
-        for sock in (theirs_jobs, theirs_control, theirs_calls):
-            sock.close()
+        if self._ending:
+            return  # `TemplateDied` is about to tell what became of all of them.
+        try:
+            self._start_worker(worker)
+        except (OSError, MemoryError) as exc:
+            self._refuse(worker, str(exc))
+
+    def _refuse(self, worker: int, text: str) -> None:
+        if not self._warned:
+            log.warning("a worker can't be started now, which is tried again: %s", text)
+        self._warned = True
+        self._report(seams.WorkerRefused(worker, text))
+
+    def _start_worker(self, worker: int) -> None:
+        with ExitStack() as theirs, ExitStack() as ours:
+            ends: list[socket.socket] = []
+            given: list[int] = []
+            for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_SEQPACKET):
+                end, other = socket.socketpair(socket.AF_UNIX, kind)
+                ends.append(ours.enter_context(end))
+                given.append(theirs.enter_context(other).fileno())
+                end.setblocking(False)
+            jobs, control, calls = ends
+            jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+            ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC)
+            theirs.callback(os.close, ring)
+            os.ftruncate(ring, RING_SIZE)
+            memory = memoryview(mmap.mmap(ring, RING_SIZE, **_MAPPING))
+            out = self._append_file("stdout")
+            ours.callback(os.close, out)
+            err = self._append_file("stderr")
+            ours.callback(os.close, err)
+            self._tell({"kind": "fork", "worker": worker}, *given, ring, out, err)
+            self._workers[worker] = _Worker(worker, jobs, control, calls, Ring(memory), out, err)
+            ours.pop_all()
 
     # --- giving jobs ---------------------------------------------------------------------------
     def send_jobs(self, worker: int, jobs: Sequence[WorkerJob]) -> None:
-        target = self._workers[worker]
+        target = self._workers.get(worker)
+        if target is None:
+            return  # It died with its template, which is about to be told.
         target.last_sequence = jobs[-1].sequence
         data = b""
         small: list[tuple[int, bytes]] = []
@@ -266,7 +344,7 @@ class ProcessTemplate:
         worker.pending.append((memoryview(data), segment))
         if not worker.writing and not self._write_some(worker):
             worker.writing = True
-            self._nursery.start_soon(self._write_rest, worker)
+            self._start_task(self._write_rest, worker)
 
     def _write_some(self, worker: _Worker) -> bool:
         """Write what the socket takes; True when nothing is left."""
@@ -314,7 +392,9 @@ class ProcessTemplate:
 
     def linger(self, worker: int, seconds: float) -> None:
         # Looking at the shared memory costs no system call, and no wake-up when it changes.
-        target = self._workers[worker]
+        target = self._workers.get(worker)
+        if target is None:
+            return
         until = time.perf_counter() + seconds
         while not target.ring.has_records():
             if time.perf_counter() > until:
@@ -407,11 +487,13 @@ class ProcessTemplate:
 
     async def _read_calls(self, worker: _Worker) -> None:
         while await _readable(worker.calls):
-            data, descriptors = _receive_one(worker.calls, CALL_LIMIT)
+            data, descriptors, lost = _receive_one(worker.calls, CALL_LIMIT)
             attached = read_attached(descriptors)
             if not data:
                 return
             match parse_call(data):
+                case {"call": int(call)} if lost:
+                    self.answer(worker.number, call, {"error": _TOO_MANY_FILES})
                 case {"call": int(call), "kind": str(kind), "body": dict(body)} if (
                     attached is not None
                 ):
@@ -466,17 +548,23 @@ class ProcessTemplate:
         except BlockingIOError:
             pass  # Hundreds were not read: it is deaf, and the next rung is SIGKILL.
         # Dead or not, it is not reaped before we say so: the id is still its own.
-        if worker.ring.started()[0] == sequence:
-            os.killpg(worker.pid, which)
-        else:
-            # The job waits, or is over: the programs in the group are not its.
-            signal.pidfd_send_signal(worker.pidfd, which)
+        try:
+            if worker.ring.started()[0] == sequence:
+                os.killpg(worker.pid, which)
+            else:
+                # The job waits, or is over: the programs in the group are not its.
+                signal.pidfd_send_signal(worker.pidfd, which)
+        except ProcessLookupError:
+            pass  # It went with its template, of whose end we are about to hear.
 
     def kill(self, worker: int) -> None:
         target = self._workers.get(worker)
         if target is not None and target.life is _Life.ALIVE:
             target.killed_by_us = True
-            os.killpg(target.pid, signal.SIGKILL)
+            try:
+                os.killpg(target.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # As in `_signal`.
 
     def output(self, worker: int, sequence: int) -> tuple[bytes, bytes]:
         target = self._workers.get(worker)
@@ -505,29 +593,35 @@ class ProcessTemplate:
         target = self._workers.get(worker)
         if target is not None and target.life is _Life.ALIVE:
             target.stopping = True
-            target.jobs.shutdown(socket.SHUT_WR)
+            try:
+                target.jobs.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # Its end is closed: it is dying.
 
     # --- the template's own messages -----------------------------------------------------------
     async def _run(self) -> None:
         """Read the template's messages until it is gone, then tell what became of its workers."""
-        sock = self._process.socket
         try:
             with self._scope:
-                while True:
-                    await trio.lowlevel.wait_readable(sock)
-                    try:
-                        data, descriptors = receive_message(sock, _MESSAGE)
-                    except BlockingIOError:
-                        continue
-                    except ConnectionResetError:
-                        break
-                    if not data:
-                        break
-                    self._on_message(json.loads(data), descriptors)
+                await self._guard(self._read_messages)
         finally:
             with trio.CancelScope(shield=True):
                 # Bounded by its own: `CLOSE_GRACE`, and then SIGKILL to everything.
                 await self._bury()
+
+    async def _read_messages(self) -> None:
+        sock = self._process.socket
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                data, descriptors = receive_message(sock, _MESSAGE)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return
+            if not data:
+                return
+            self._on_message(json.loads(data), descriptors)
 
     def _on_message(self, message: dict[str, Any], descriptors: list[int]) -> None:
         match message["kind"]:
@@ -544,21 +638,26 @@ class ProcessTemplate:
             case "shut down":
                 self._report(seams.WorkerCall(0, 0, "shut_down", {}))
             case "forked":
-                self._on_forked(self._workers[message["worker"]], message["pid"], descriptors[0])
+                self._on_forked(self._workers[message["worker"]], message["pid"], descriptors)
             case "unforked":
-                self._bury_worker(
-                    self._workers[message["worker"]],
-                    f"the node cannot start a worker: {message['text']}",
-                )
+                worker = self._workers[message["worker"]]
+                worker.refused = message["text"]
+                self._bury_worker(worker, "not started")
             case "exited":
                 self._on_exit(self._workers[message["worker"]], message)
 
-    def _on_forked(self, worker: _Worker, pid: int, pidfd: int) -> None:
+    def _on_forked(self, worker: _Worker, pid: int, descriptors: list[int]) -> None:
         worker.pid = pid
-        worker.pidfd = pidfd
+        if not descriptors:
+            # The kernel drops those for which we have no room. It is not reaped before we say so.
+            worker.refused = _TOO_MANY_FILES
+            os.killpg(pid, signal.SIGKILL)
+            return
+        self._warned = False
+        worker.pidfd = descriptors[0]
         worker.life = _Life.ALIVE
         for task in (self._read, self._read_calls):
-            self._nursery.start_soon(task, worker)
+            self._start_task(task, worker)
         self._report(seams.WorkerStarted(worker.number, pid))
 
     def _on_exit(self, worker: _Worker, message: dict[str, Any]) -> None:
@@ -586,17 +685,33 @@ class ProcessTemplate:
         return f"killed by {name} ({number})"
 
     def _bury_worker(self, worker: _Worker, how: str) -> None:
+        if worker.refused:
+            self._close_worker(worker)
+            self._refuse(worker.number, worker.refused)
+            return
+        died, outputs = self._account(worker, how)
+        if outputs is None:
+            self._close_worker(worker)
+            self._report(died)
+        else:
+            self._start_task(self._bury_with_output, worker, died, outputs)
+
+    def _account(
+        self, worker: _Worker, how: str
+    ) -> tuple[seams.WorkerDied, tuple[Written, Written] | None]:
+        """Take leave of a dead worker: deliver what it has completed, and tell how it died.
+
+        What its last job wrote comes apart when it is long: it is not to be copied on the loop.
+        """
         worker.life = _Life.DEAD
         self._take_results(worker)
         started, when = worker.started()
         died = seams.WorkerDied(worker.number, started, how, start=when, end=time.time())
-        self._drop_pending(worker)
         out, err = (self._left_in(worker, index) for index in (0, 1))
-        if size_of(out) + size_of(err) <= SHORT:
-            died.stdout, died.stderr = join(out), join(err)
-            self._forget_worker(worker, died)
-        else:
-            self._nursery.start_soon(self._bury_with_output, worker, died, (out, err))
+        if size_of(out) + size_of(err) > SHORT:
+            return died, (out, err)
+        died.stdout, died.stderr = join(out), join(err)
+        return died, None
 
     def _left_in(self, worker: _Worker, index: int) -> Written:
         """What the last job has written to one of its streams."""
@@ -610,25 +725,30 @@ class ProcessTemplate:
     async def _bury_with_output(
         self, worker: _Worker, died: seams.WorkerDied, outputs: tuple[Written, Written]
     ) -> None:
-        """The same when what it wrote is long: it is not copied on the loop."""
         with trio.CancelScope(shield=True):
             # Bounded by the length of a file on this machine's disk.
-            try:
-                died.segment, died.sizes = await trio.to_thread.run_sync(
-                    write_parts, [b""], outputs, self._settings.directory
-                )
-            except OSError as exc:
-                died.stderr = f"what it wrote can't be kept: {exc}\n".encode()
-        self._forget_worker(worker, died)
+            await self._keep_output(died, outputs)
+        self._close_worker(worker)
+        self._report(died)
 
-    def _forget_worker(self, worker: _Worker, died: seams.WorkerDied) -> None:
+    async def _keep_output(self, died: seams.WorkerDied, outputs: tuple[Written, Written]) -> None:
+        try:
+            died.segment, died.sizes = await trio.to_thread.run_sync(
+                write_parts, [b""], outputs, self._settings.directory
+            )
+        except OSError as exc:
+            died.stderr = f"what it wrote can't be kept: {exc}\n".encode()
+
+    def _close_worker(self, worker: _Worker) -> None:
+        worker.life = _Life.DEAD
+        self._drop_pending(worker)
         del self._workers[worker.number]
         self._forgotten.set()
         worker.close()
-        self._report(died)
 
     async def _bury(self) -> None:
         """The template is gone or going: nothing of it may stay."""
+        self._ending = True
         for worker in list(self._workers.values()):
             if worker.life is _Life.ALIVE and owns_its_id(worker.pid, worker.pidfd):
                 # They die with their parent, but what they started does not.
@@ -637,14 +757,27 @@ class ProcessTemplate:
                 except ProcessLookupError:
                     pass  # Nobody is left in the group.
         self._drop_messages()
-        status = await _end(self._process)
+        status = await _end(self._process, self._pidfd)
+        how = f"killed by {name_of_signal(-status)}" if status < 0 else f"exit code {status}"
+        how = self._given_up or how
+        deaths: list[seams.WorkerDied] = []
         for worker in list(self._workers.values()):
             if worker.life is _Life.ALIVE:
                 await trio.lowlevel.wait_readable(worker.pidfd)
-            if worker.life is not _Life.DEAD:
-                self._bury_worker(worker, "killed with the process of its computation")
+            if worker.life is _Life.DEAD:
+                continue  # What it wrote is being copied; that task tells.
+            try:
+                died, outputs = self._account(
+                    worker, f"killed with its computation's process: {how}"
+                )
+                if outputs is not None:
+                    await self._keep_output(died, outputs)
+                deaths.append(died)
+            except Exception:
+                # It is dead all the same, and so has to be told what is known of the others.
+                log.exception("what a worker left can't be read")
+            self._close_worker(worker)
         while self._workers:
-            # What they wrote is being copied.
             self._forgotten = trio.Event()
             await self._forgotten.wait()
         self._gone.set()
@@ -652,8 +785,11 @@ class ProcessTemplate:
         if self._cleaned is not None:
             self._cleaned.set()
         if not self._closing:
-            how = f"killed by {name_of_signal(-status)}" if status < 0 else f"exit code {status}"
-            self._report(seams.TemplateDied(how))
+            self._report(seams.TemplateDied(how, deaths))
+            return
+        for died in deaths:
+            if died.segment is not None:
+                os.close(died.segment)  # Nobody waits for what it wrote.
 
     async def clean_up(self, timeout: float) -> str:
         """Have the template kill its workers and run the computation's cleanup."""
@@ -678,20 +814,22 @@ class ProcessTemplate:
 
 async def _readable(sock: socket.socket) -> bool:
     """Wait until there is something to read; False when the socket was closed by us."""
-    try:
-        await trio.lowlevel.wait_readable(sock)
-    except trio.ClosedResourceError:
-        return False
-    # Closed after it had become readable, before it was this task's turn.
+    # It may be closed before its task's first turn, while that waits, and after it had become
+    # readable.
+    if sock.fileno() >= 0:
+        try:
+            await trio.lowlevel.wait_readable(sock)
+        except trio.ClosedResourceError:
+            return False
     return sock.fileno() >= 0
 
 
-def _receive_one(sock: socket.socket, limit: int) -> tuple[bytes, list[int]]:
-    """One message of a socket that was readable; empty at the end."""
+def _receive_one(sock: socket.socket, limit: int) -> tuple[bytes, list[int], bool]:
+    """One message of a socket that was readable, as `receive_all`; empty at the end."""
     try:
-        return receive_message(sock, limit)
+        return receive_all(sock, limit)
     except ConnectionResetError:
-        return b"", []
+        return b"", [], False
 
 
 def _room_in(descriptor: int) -> int:
@@ -733,15 +871,20 @@ def _put_in(result: WorkerResult, segment: int, sizes: tuple[int, ...]) -> None:
         result.segment, result.sizes = None, ()
 
 
-async def _end(process: TemplateProcess) -> int:
+_TOO_MANY_FILES = os.strerror(errno.EMFILE)
+
+
+async def _end(process: TemplateProcess, pidfd: int) -> int:
     """End a template, which kills and reaps what is below it; its exit status."""
     trio.lowlevel.notify_closing(process.socket)
     process.socket.close()
-    pidfd = os.pidfd_open(process.process.pid)
     try:
-        with trio.move_on_after(CLOSE_GRACE):
-            await trio.lowlevel.wait_readable(pidfd)
-        process.process.kill()
+        # When it is deaf, in code of the user's, its warden does what it should have done.
+        for insist in (process.process.terminate, process.process.kill):
+            with trio.move_on_after(CLOSE_GRACE):
+                await trio.lowlevel.wait_readable(pidfd)
+                break
+            insist()
         await trio.lowlevel.wait_readable(pidfd)
     finally:
         os.close(pidfd)
@@ -769,10 +912,13 @@ class ProcessSpawner:
         """Start a template and hand it the bundle."""
         process, self._warm = self._warm, None
         if process is None or process.process.poll() is not None:
-            # Not in a thread: the kernel ends a template with the thread that started it.
             process = start_template_process()
         template = ProcessTemplate(process, on_event, nursery, settings)
-        template.load(bundle)
+        try:
+            template.load(bundle)
+        except BaseException:
+            template.discard()
+            raise
         return template
 
     def close(self) -> None:

@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from dispy_trio.compute.descriptors import usual_limit
+
 __all__ = ["TemplateProcess", "start_template_process"]
 
 _START = """\
 import sys
 sys.path.append(sys.argv.pop())
-from dispy_trio.child.template import main
+from dispy_trio.child.warden import main
 main()
 """
 
@@ -24,12 +26,13 @@ class TemplateProcess(NamedTuple):
     """A template process that may not have a bundle yet."""
 
     process: subprocess.Popen[bytes]
+    """Its warden, which ends as it ends: see `child.warden`."""
     socket: socket.socket
 
     def discard(self) -> None:
         """End it unused."""
         self.socket.close()
-        self.process.kill()
+        self.process.terminate()
         self.process.wait()
 
 
@@ -39,26 +42,35 @@ def _environment() -> dict[str, str]:
 
 
 def start_template_process() -> TemplateProcess:
-    """Start one. Call it on the main thread: the kernel ends it with the thread that started it."""
+    """Start one.
+
+    Raises:
+        OSError: there are no descriptors, processes or memory for it.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
-    with theirs:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                # Not the directory we happen to be in: its files may be called like modules.
-                "-P",
-                # No buffers, in Python nor in C: what a job prints belongs to that job.
-                "-u",
-                "-c",
-                _START,
-                str(theirs.fileno()),
-                str(os.getpid()),
-                str(Path(__file__).resolve().parents[2]),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-            start_new_session=True,
-        )
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    # Not the directory we happen to be in: its files may be called like modules.
+                    "-P",
+                    # No buffers, in Python nor in C: what a job prints belongs to that job.
+                    "-u",
+                    "-c",
+                    _START,
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    str(usual_limit()),
+                    str(Path(__file__).resolve().parents[2]),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,
+            )
+    except BaseException:
+        ours.close()
+        raise
     return TemplateProcess(process, ours)

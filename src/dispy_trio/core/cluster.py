@@ -39,6 +39,8 @@ __all__ = ["ClusterEvent", "ClusterMachine", "ComputationRecord"]
 
 MAX_SENDS = 5
 """Tries to send a job whose files go before it."""
+MAX_REOPENINGS = 3
+"""Times in a row that a computation's process may die on a node with no job ended in between."""
 ACK_BATCH = 256
 ACK_SECONDS = 0.02
 """How long an acknowledgement may wait for jobs to ride with."""
@@ -180,8 +182,9 @@ class ClusterMachine(Placement):
                 node.error = None
                 self._out.append(c.AnnounceNode(key, number, True, ""))
                 self._dispatch(now)
-            case messages.ComputationFailed(computation=number, text=text):
-                self._computation_failed(node, number, text)
+            case messages.ComputationFailed(computation=number, text=text, again=again):
+                if not (again and self._reopens(node, number, text)):
+                    self._computation_failed(node, number, text)
                 self._dispatch(now)
             case messages.ComputationClosed(computation=number):
                 if (record := self.computations.get(number)) is not None:
@@ -283,6 +286,8 @@ class ClusterMachine(Placement):
             self._acknowledge(node)
             self._dispatch(now)
             return
+        if node.collapses:
+            node.collapses.pop(record.number, None)
         node.jobs_done += len(ended)
         node.cpu_time += total
         node.last_progress = now
@@ -415,10 +420,16 @@ class ClusterMachine(Placement):
     def _prepare(self, node: NodeRecord, record: ComputationRecord) -> None:
         if node.state is not NodeState.CONNECTED or record.number in node.memberships:
             return
-        if self._is_drained(record) or not node.allocated:
+        if self._is_over(record) or not node.allocated:
             return
         node.memberships[record.number] = Membership.PREPARING
         self._out.append(c.PrepareNode(node.key, record.number, node.incarnation))
+
+    def _is_over(self, record: ComputationRecord) -> bool:
+        """Is nothing left to be run? While jobs wait, a cluster that is being closed needs nodes."""
+        if not record.closing or record.terminating:
+            return record.closing
+        return not record.outstanding and self._queue_is_empty(record)
 
     def _prepared(self, event: e.NodePrepared | e.NodeRefused) -> None:
         node = self.nodes.get(event.node)
@@ -429,10 +440,10 @@ class ClusterMachine(Placement):
             or node.memberships.get(record.number) is not Membership.PREPARING
         ):
             return  # It was lost or closed meanwhile; a new one is prepared anew.
-        drained = self._is_drained(record)
-        if drained or node.state is not NodeState.CONNECTED:
+        is_over = self._is_over(record)
+        if is_over or node.state is not NodeState.CONNECTED:
             del node.memberships[record.number]
-            if drained:
+            if is_over:
                 # There may be files of it.
                 self._out.append(
                     c.Send(node.key, messages.CloseComputation(record.number, terminate=True))
@@ -582,7 +593,26 @@ class ClusterMachine(Placement):
         self._out.append(c.AnnounceNode(node.key, number, False, text))
         self._count_slots()
         self._check_failed(record)
-        self._check_closed(record)
+        if record.terminating:
+            del node.memberships[number]  # It was told to close it, and has nothing left to close.
+        if record.closing:
+            self._check_drained(record)
+
+    def _reopens(self, node: NodeRecord, number: int, text: str) -> bool:
+        """Its process died there, though it had worked: is a new one started once it is closed?"""
+        if node.memberships.get(number) is not Membership.READY:
+            return False
+        count = node.collapses[number] = node.collapses.get(number, 0) + 1
+        if count > MAX_REOPENINGS:
+            return False
+        node.memberships[number] = Membership.CLOSING
+        node.reopening.add(number)
+        self._requeue(
+            node, [j.number for j in node.outstanding.values() if j.computation == number]
+        )
+        self._out.append(c.AnnounceNode(node.key, number, False, f"{text}; it is started again"))
+        self._count_slots()
+        return True
 
     def _check_failed(self, record: ComputationRecord) -> None:
         """When no node is left that could run the computation, nobody need wait any longer."""

@@ -27,6 +27,7 @@ __all__ = [
     "CloseTemplate",
     "ClusterCommand",
     "ForgetClient",
+    "GiveUp",
     "InterruptJob",
     "KillWorker",
     "LingerAtSession",
@@ -212,6 +213,15 @@ class CloseTemplate:
 
 
 @frozen(eq=False, repr=False)
+class GiveUp:
+    """End a computation of which the machine itself can't make sense: `TemplateDied` follows."""
+
+    session: str
+    computation: int
+    error: Exception
+
+
+@frozen(eq=False, repr=False)
 class StartWorker:
     session: str
     computation: int
@@ -369,6 +379,7 @@ NodeCommand = (
     | Send
     | OpenTemplate
     | CloseTemplate
+    | GiveUp
     | StartWorker
     | StopWorker
     | SendOutput

@@ -40,6 +40,7 @@ __all__ = [
     "SessionReleased",
     "SlotsSet",
     "TemplateClosed",
+    "TemplateRefused",
     "TerminateRequested",
     "Tick",
 ]
@@ -253,6 +254,14 @@ class LeaveRequested:
 @frozen(eq=False, repr=False)
 class TerminateRequested:
     """Stop all jobs that run."""
+
+
+@frozen(eq=False, repr=False)
+class TemplateRefused:
+    """A computation's process can't be started now; it is tried again in a moment."""
+
+    session: str
+    computation: int
 
 
 @frozen(eq=False, repr=False)

@@ -58,6 +58,10 @@ FORGOTTEN_KEPT = 4096
 """Clients that were forgotten, to be recognised should they come back."""
 STILLBORN_LIMIT = 3
 """Workers of a computation that may die in a row before any ran a job."""
+TEMPLATE_WORKERS = 2
+"""Idle workers that give way to the process of a computation."""
+REFUSED_LIMIT = 8
+"""Times in a row that starting a worker may fail on a node that has none at all."""
 
 
 @define
@@ -79,6 +83,7 @@ NodeMachineEvent = (
     | e.BulkJobReceived
     | e.BundleReceived
     | e.TemplateClosed
+    | e.TemplateRefused
     | e.SlotsSet
     | e.LeaveRequested
     | e.TerminateRequested
@@ -144,6 +149,11 @@ class NodeMachine(Slots):
                     self._end_session(session)
             case e.TemplateClosed(session=key, computation=number):
                 self._template_closed(key, number)
+            case e.TemplateRefused(session=key, computation=number):
+                session = self.sessions.get(key)
+                computation = session.computations.get(number) if session else None
+                if computation is not None:
+                    self._make_way(computation, TEMPLATE_WORKERS)
             case e.SlotsSet(slots=slots):
                 self._set_slots(slots)
             case e.LeaveRequested():
@@ -455,18 +465,15 @@ class NodeMachine(Slots):
     ) -> None:
         if computation.state is Loading.CLOSING:
             # All its jobs have ended; what its dying processes still say changes nothing.
-            if isinstance(report, workers.WorkerResults):
-                for result in report.results:
-                    if result.segment is not None:
-                        self._out.append(c.ReleaseSegment(result.segment))
-            elif isinstance(report, workers.WorkerDied) and report.segment is not None:
-                self._out.append(c.ReleaseSegment(report.segment))
+            for segment in _segments_of(report):
+                self._out.append(c.ReleaseSegment(segment))
             return
         match report:
             case workers.WorkerResults(worker=number, results=results):
                 self._results(session, computation, computation.workers[number], results)
             case workers.WorkerStarted(worker=number):
                 worker = computation.workers[number]
+                computation.refused = 0
                 if worker.state is WorkerState.STARTING:
                     worker.move(WorkerState.IDLE)
                     self._give_slot_back(worker)
@@ -474,14 +481,19 @@ class NodeMachine(Slots):
                 self._recalled(session, computation, computation.workers[number], started)
             case workers.WorkerDied():
                 self._worker_died(session, computation, report)
+            case workers.WorkerRefused():
+                self._worker_refused(session, computation, report)
             case workers.TemplateReady():
                 if computation.state is Loading.LOADING:
                     computation.state = Loading.READY
                     self._send(session, messages.ComputationReady(computation.number))
             case workers.TemplateFailed(text=text):
                 self._fail(session, computation, text)
-            case workers.TemplateDied(text=text):
-                self._fail(session, computation, f"its process ended: {text}")
+            case workers.TemplateDied(text=text, workers=deaths):
+                for death in deaths:
+                    self._bury(session, computation, death)
+                again = computation.state is Loading.READY
+                self._fail(session, computation, f"its process ended: {text}", again=again)
             case workers.WorkerCall():
                 # Answered by the shell: it is about files, not about jobs.
                 return
@@ -543,6 +555,7 @@ class NodeMachine(Slots):
         if worker.conditions is None or not worker.conditions.isolated:
             worker.jobs_run += count
         computation.stillborn = 0
+        computation.has_run = True
         mean = max(total / count, 1e-7)
         old = computation.duration
         weight = min(0.5, 0.1 * count)
@@ -615,6 +628,45 @@ class NodeMachine(Slots):
     def _worker_died(
         self, session: Session, computation: Computation, report: workers.WorkerDied
     ) -> None:
+        worker = self._bury(session, computation, report)
+        if report.started:
+            computation.stillborn = 0
+        elif not worker.ran and worker.state is not WorkerState.ENDING:
+            computation.stillborn += 1
+            if computation.stillborn >= STILLBORN_LIMIT:
+                if not computation.has_run:
+                    self._fail(
+                        session,
+                        computation,
+                        f"{computation.stillborn} worker processes in a row ended before they ran"
+                        f" a job, the last one: {report.how}",
+                    )
+                    return
+                # Others of its workers did run: it is not to blame, but whatever kills them.
+                self._put_off_start(computation, computation.stillborn - STILLBORN_LIMIT)
+        self._start_others(computation)
+        self._drop_cancelled(session, computation)
+        if computation.closing:
+            self._check_drained(session, computation)
+
+    def _worker_refused(
+        self, session: Session, computation: Computation, report: workers.WorkerRefused
+    ) -> None:
+        self._give_slot_back(computation.workers.pop(report.worker))
+        if self._now >= computation.start_at:
+            # Once for all that were to be started together.
+            computation.refused += 1
+            self._put_off_start(computation, computation.refused)
+        if computation.refused >= REFUSED_LIMIT and not self._living():
+            # Nobody is here who could give anything back.
+            self._fail(session, computation, f"no worker can be started: {report.text}")
+            return
+        self._make_way(computation, 1)
+
+    def _bury(
+        self, session: Session, computation: Computation, report: workers.WorkerDied
+    ) -> Worker:
+        """A worker is dead: the job it ran ends, and what waited in it waits here again."""
         worker = computation.workers.pop(report.worker)
         self._give_slot_back(worker)
         victim: NodeJob | None = None
@@ -626,33 +678,15 @@ class NodeMachine(Slots):
             computation.waiting.appendleft(job)
         worker.sent.clear()
         if victim is not None:
-            computation.stillborn = 0
+            computation.has_run = True
             outcome = Outcome.INTERRUPTED if victim.cancelled else Outcome.DIED
             text = f"{report.how}, on node {self.name}, attempt {victim.attempt}"
             if victim.timed_out:
                 outcome, text = Outcome.TIMED_OUT, f"{_timed_out(victim).decode()}; {text}"
-            self._end(
-                session,
-                victim,
-                outcome,
-                text,
-                died=report,
-            )
+            self._end(session, victim, outcome, text, died=report)
         elif report.segment is not None:
             self._out.append(c.ReleaseSegment(report.segment))
-        if victim is None and not worker.ran and worker.state is not WorkerState.ENDING:
-            computation.stillborn += 1
-            if computation.stillborn >= STILLBORN_LIMIT:
-                self._fail(
-                    session,
-                    computation,
-                    f"{computation.stillborn} worker processes in a row ended before they ran a"
-                    f" job, the last one: {report.how}",
-                )
-                return
-        self._drop_cancelled(session, computation)
-        if computation.closing:
-            self._check_drained(session, computation)
+        return worker
 
     def _end_unbelieved(self, session: Session, worker: Worker, report: workers.WorkerDied) -> None:
         """Jobs that ran before the one it died with, and whose results could not be believed: they
@@ -738,9 +772,13 @@ class NodeMachine(Slots):
         for session in self.sessions.values():
             started: list[c.StartedJob] = []
             for computation in session.computations.values():
-                for worker in computation.workers.values():
-                    if worker.sent:
-                        self._poll_worker(computation, worker, started)
+                try:
+                    for worker in computation.workers.values():
+                        if worker.sent:
+                            self._poll_worker(computation, worker, started)
+                except Exception as exc:
+                    # A fault of ours: the others are looked at all the same.
+                    self._out.append(c.GiveUp(session.key, computation.number, exc))
             if started:
                 self._out.append(c.SendStarted(session.key, started))
 
@@ -927,8 +965,17 @@ class NodeMachine(Slots):
             c.CloseTemplate(computation.session, computation.number, computation.release)
         )
 
-    def _fail(self, session: Session, computation: Computation, text: str) -> None:
-        """The computation can't go on here: what runs ends, what waits goes back."""
+    def _fail(
+        self, session: Session, computation: Computation, text: str, *, again: bool = False
+    ) -> None:
+        """The computation can't go on here: what runs ends, what waits goes back.
+
+        Args:
+            session: whose it is.
+            computation: which.
+            text: why.
+            again: it did work here, and may do so once more.
+        """
         if computation.state is Loading.CLOSING:
             return
         returned: list[NodeJob] = []
@@ -949,7 +996,7 @@ class NodeMachine(Slots):
                 session,
                 messages.JobsReturned(computation.number, [job.number for job in returned]),
             )
-        self._send(session, messages.ComputationFailed(computation.number, text))
+        self._send(session, messages.ComputationFailed(computation.number, text, again))
         self._close_template(computation)
 
     def _template_closed(self, key: str, number: int) -> None:
@@ -957,9 +1004,11 @@ class NodeMachine(Slots):
         if session is None:
             return
         closed = session.computations.pop(number, None)
-        if closed is not None and closed.successor is not None and not session.closed:
-            self._open(session, *closed.successor)
-            return
+        if closed is not None:
+            self._start_others(closed)
+            if closed.successor is not None and not session.closed:
+                self._open(session, *closed.successor)
+                return
         self._send(session, messages.ComputationClosed(number))
         if session.closed and not session.computations:
             del self.sessions[key]
@@ -1000,6 +1049,18 @@ class NodeMachine(Slots):
             assert 0 <= self._free[name] == amount - held, (name, self._free, held)
         devices = [device for worker in workers_here for device in worker.gpus]
         assert sorted(devices + self._free_gpus) == list(range(self.resources.get("gpus", 0)))
+
+
+def _segments_of(report: workers.TemplateEvent) -> list[int]:
+    """The memory files that come with a report."""
+    bearers: Sequence[workers.WorkerResult | workers.WorkerDied] = ()
+    if isinstance(report, workers.WorkerResults):
+        bearers = report.results
+    elif isinstance(report, workers.WorkerDied):
+        bearers = (report,)
+    elif isinstance(report, workers.TemplateDied):
+        bearers = report.workers
+    return [bearer.segment for bearer in bearers if bearer.segment is not None]
 
 
 def _timed_out(job: NodeJob) -> bytes:

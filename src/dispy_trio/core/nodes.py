@@ -65,6 +65,8 @@ class NodeRecord:
     """What outstanding jobs take of that."""
     reopening: set[int] = field(factory=set)
     """Computations that are closed there only to be opened again."""
+    collapses: dict[int, int] = field(factory=dict)
+    """Computations whose process died there, and how often since a job of theirs ended."""
     abandoned: dict[int, Job] = field(factory=dict)
     """Reported as abandoned when the node was lost; a late result still counts, once."""
     bulk_bytes: int = 0

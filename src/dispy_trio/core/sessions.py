@@ -131,6 +131,13 @@ class Computation:
     workers: dict[int, Worker] = field(factory=dict)
     duration: float | None = None
     stillborn: int = 0
+    """Workers in a row that died before they ran a job."""
+    refused: int = 0
+    """Times in a row that a worker could not be started."""
+    has_run: bool = False
+    """A job of it was started here."""
+    start_at: float = -math.inf
+    """No worker is started before that."""
     closing: bool = False
     """The client wants it closed once its jobs have ended."""
     release: bool = True

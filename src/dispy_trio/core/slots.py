@@ -10,6 +10,9 @@ A worker is given one job, and, when its computation's jobs are short, as many m
 `WORKER_SECONDS`; they can be recalled until they start. A worker that has run dry gives its slot
 back, and the computation whose turn it is takes it.
 
+Workers that idle are kept. When that makes more of them than the node can have, or one can't be
+started, those of other computations give way.
+
 A job with conditions (cores, GPUs, a process of its own…) is given to a worker alone, and takes
 what it asks for from the time it is given to the time it ends. Jobs keep their order: one that does
 not fit yet is waited for.
@@ -18,6 +21,7 @@ not fit yet is waited for.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Sequence
 
@@ -44,6 +48,9 @@ LINGER_SECONDS = 0.0001
 """A lone job shorter than this is waited for on the spot: that costs less than coming back."""
 STARTED_SECONDS = 0.02
 """A job that runs this long is reported as started."""
+START_AGAIN = 0.05
+START_AGAIN_AT_LAST = 5.0
+"""Seconds before a worker is started after one could not be; doubled each time, up to the last."""
 ISOLATED_DEPTH = 8
 """Isolated jobs to give to a worker at a time: forking is most of what they take."""
 
@@ -57,6 +64,8 @@ class Slots:
     """What jobs may take beside slots; GPUs under ``gpus``."""
     slot_threads: int = field(default=1, kw_only=True)
     """Processors of one slot."""
+    most_workers: int = field(default=sys.maxsize, kw_only=True)
+    """Of all computations together; not fewer than slots."""
     _most_slots: int = field(init=False)
     """It has had at any time: jobs that run go on when slots are taken away."""
     _free: dict[str, int] = field(init=False)
@@ -84,9 +93,13 @@ class Slots:
             computation = turn[0]
             turn.rotate(-1)
             if computation.state is Loading.READY and computation.waiting:
-                self._employ_workers(computation)
-                if computation.waiting:
-                    self._start_workers(computation)
+                try:
+                    self._employ_workers(computation)
+                    if computation.waiting:
+                        self._start_workers(computation)
+                except Exception as exc:
+                    # A fault of ours: others have their turn all the same.
+                    self._out.append(c.GiveUp(computation.session, computation.number, exc))
 
     def _employ_workers(self, computation: Computation) -> None:
         """Give waiting jobs to idle workers."""
@@ -103,6 +116,9 @@ class Slots:
 
     def _start_workers(self, computation: Computation) -> None:
         """Fork workers for the waiting jobs that no idle one can take."""
+        if self._now < computation.start_at:
+            self._arm(computation.start_at - self._now)
+            return
         states = [w.state for w in computation.workers.values()]
         starting = states.count(WorkerState.STARTING)
         living = len(states) - states.count(WorkerState.ENDING)
@@ -111,6 +127,10 @@ class Slots:
                 if not self._dismiss_worker(computation):
                     return
                 living -= 1
+            if self._living() >= self.most_workers:
+                wanted = min(len(computation.waiting) - starting, self.slots - self._taken)
+                self._make_way(computation, wanted)
+                return
             self._start_worker(computation)
             starting += 1
             living += 1
@@ -123,6 +143,35 @@ class Slots:
                     self._stop_worker(computation, worker)
                     return True
         return False
+
+    def _living(self) -> int:
+        """Workers of all computations, those included that are about to end."""
+        return sum(len(computation.workers) for computation in self._turn)
+
+    def _make_way(self, computation: Computation, wanted: int) -> None:
+        """Have that many workers of others end that idle; when they have, this one gets theirs."""
+        others = [other for other in self._turn if other is not computation]
+        for other in others:
+            states = [worker.state for worker in other.workers.values()]
+            wanted -= states.count(WorkerState.ENDING)
+        # Those last that will have work for them in a moment.
+        for other in sorted(others, key=lambda other: bool(other.waiting)):
+            for worker in list(other.idle_workers):
+                if wanted <= 0:
+                    return
+                self._stop_worker(other, worker)
+                wanted -= 1
+
+    def _put_off_start(self, computation: Computation, failures: int) -> None:
+        """Let time pass before the next worker is started, the more the oftener it failed."""
+        delay = START_AGAIN_AT_LAST if failures > 6 else START_AGAIN * 2**failures
+        computation.start_at = self._now + delay
+
+    def _start_others(self, computation: Computation) -> None:
+        """Something of this one has ended: what it had may be what others lacked."""
+        for other in self._turn:
+            if other.refused and other is not computation:
+                other.start_at = self._now
 
     def _has_room(self, computation: Computation) -> bool:
         """May the job that waits first be started now?"""

@@ -16,6 +16,7 @@ __all__ = [
     "WorkerDied",
     "WorkerJob",
     "WorkerRecalled",
+    "WorkerRefused",
     "WorkerResult",
     "WorkerResults",
     "WorkerStarted",
@@ -69,13 +70,6 @@ class TemplateFailed:
 
 
 @frozen
-class TemplateDied:
-    """The template ended by itself, and its workers with it."""
-
-    text: str
-
-
-@frozen
 class WorkerStarted:
     """A worker is forked and waits for jobs."""
 
@@ -121,6 +115,23 @@ class WorkerDied:
 
 
 @frozen
+class WorkerRefused:
+    """A worker could not be started: there are no descriptors, processes or memory for it now."""
+
+    worker: int
+    text: str
+
+
+@frozen
+class TemplateDied:
+    """The template ended by itself, and its workers with it."""
+
+    text: str
+    workers: Sequence[WorkerDied] = ()
+    """What became of them. All results they completed were delivered before this."""
+
+
+@frozen
 class WorkerCall:
     """The running job asks its node for something (see `dispy_trio.job`)."""
 
@@ -143,5 +154,6 @@ TemplateEvent = (
     | WorkerResults
     | WorkerRecalled
     | WorkerDied
+    | WorkerRefused
     | WorkerCall
 )

@@ -33,9 +33,23 @@ class Host(Generic[E, C]):
     is for the one case of `feed_from_thread`; commands keep their order through it.
     """
 
-    def __init__(self, machine: Machine[E, C], perform: Callable[[C], None]) -> None:
+    def __init__(
+        self,
+        machine: Machine[E, C],
+        perform: Callable[[C], None],
+        failed: Callable[[E | C, Exception], None] | None = None,
+    ) -> None:
+        """Own a machine.
+
+        Args:
+            machine: decides.
+            perform: does what it commands.
+            failed: is told of what went wrong with an event or a command, instead of whoever fed
+                the event: that need not be its fault.
+        """
         self._machine = machine
         self._perform = perform
+        self._failed = failed
         self._events: deque[E] = deque()
         self._commands: deque[C] = deque()
         self._feeding = False
@@ -55,10 +69,23 @@ class Host(Generic[E, C]):
         try:
             while self._commands or self._events:
                 while self._commands:
-                    self._perform(self._commands.popleft())
+                    command = self._commands.popleft()
+                    try:
+                        self._perform(command)
+                    except Exception as exc:
+                        if self._failed is None:
+                            raise
+                        self._failed(command, exc)
                 if self._events:
                     event = self._events.popleft()
-                    self._commands.extend(self._machine.handle(event, now=trio.current_time()))
+                    try:
+                        commands = self._machine.handle(event, now=trio.current_time())
+                    except Exception as exc:
+                        if self._failed is None:
+                            raise
+                        self._failed(event, exc)
+                    else:
+                        self._commands.extend(commands)
         finally:
             self._feeding = False
         if self._machine.next_deadline() < self._armed:

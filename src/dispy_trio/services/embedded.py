@@ -12,6 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
+from dispy_trio.compute.descriptors import set_usual_limit
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 
 __all__ = ["main"]
@@ -21,6 +22,8 @@ def main() -> None:
     """Run until the client at the other end of the inherited socket is gone."""
     lifeline = socket.socket(fileno=int(sys.argv[1]))
     lifeline.set_inheritable(False)
+    # We have inherited the limit that our client has raised for itself.
+    set_usual_limit(int(sys.argv[2]))
     warm = start_template_process()
     try:
         if line := _read_line(lifeline):

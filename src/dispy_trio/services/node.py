@@ -7,6 +7,7 @@ the templates, and leave.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -48,6 +49,10 @@ UNAUTHENTICATED_LIMIT = 100
 """Connections that may be in their handshake at a time."""
 CLOSE_GRACE = 5.0
 """Seconds for templates to be killed and reaped when the node stops."""
+SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What the kernel says when others have all there is."""
+START_AGAIN = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds to wait for what a computation's process needs."""
 CLEANUP_SECONDS = 60.0
 """That a cleanup function may take, when no limit was set for setup."""
 FIRST_LOOK = 0.1
@@ -82,6 +87,8 @@ class _Computation:
     release: bool = True
     is_set_up: bool = False
     """Its setup has run, and its cleanup has to."""
+    given_up: bool = False
+    """Something that was done for it failed, and it is being ended."""
 
 
 @define(eq=False)
@@ -127,7 +134,41 @@ class NodeService:
     _next_request: int = 1
 
     def __attrs_post_init__(self) -> None:
-        self.host = Host(self.machine, self._perform)
+        self.host = Host(self.machine, self._perform, self._on_failure)
+
+    # --- what goes wrong -----------------------------------------------------------------------
+    def _on_failure(self, what: NodeMachineEvent | c.NodeCommand, exc: Exception) -> None:
+        """Doing something for a computation failed: it ends here, and nothing else does."""
+        session = next(
+            (
+                getattr(what, name)
+                for name in ("session", "target", "source")
+                if hasattr(what, name)
+            ),
+            None,
+        )
+        if session is None:
+            raise exc  # It is about all of them.
+        number = getattr(what, "computation", None)
+        if number is not None:
+            self._give_up((session, number), exc)
+            return
+        log.error("a client's connection ends here: %s", exc, exc_info=exc)
+        if (peer := self._peers.get(session)) is not None:
+            # Not a goodbye: it comes again, and is told again what it has not got.
+            peer.fail(LocalError(f"this node failed: {exc}"))
+
+    def _give_up(self, key: Key, exc: Exception) -> None:
+        computation = self._computations.get(key)
+        if computation is None or computation.closing or computation.given_up:
+            return
+        computation.given_up = True
+        log.error("a computation ends here: %s", exc, exc_info=exc)
+        text = f"node {self.machine.name} failed: {type(exc).__name__}: {exc}"
+        if computation.template is not None:
+            computation.template.give_up(text)
+        else:
+            self.host.feed(TemplateReport(*key, seams.TemplateFailed(text)))
 
     # --- commands ------------------------------------------------------------------------------
     def _perform(self, command: c.NodeCommand) -> None:
@@ -177,6 +218,8 @@ class NodeService:
                 self._send_output(command)
             case c.SendStarted(session=session, jobs=started):
                 self._send_started(session, started)
+            case c.GiveUp(session=session, computation=number, error=error):
+                self._give_up((session, number), error)
             case c.OpenTemplate():
                 self.work.start_soon(self._open_template, command)
             case c.CloseTemplate(session=session, computation=number, release=release):
@@ -201,7 +244,12 @@ class NodeService:
         attempts: list[int] = []
         starts: list[float] = []
         for job in jobs:
-            started, when = self._template(session, job.computation).poll(job.worker)
+            try:
+                started, when = self._template(session, job.computation).poll(job.worker)
+            except Exception as exc:
+                # The command is about several: only this one is to end.
+                self._give_up((session, job.computation), exc)
+                continue
             # It comes from memory that the job itself can write to.
             if started == job.sequence and abs(when) < 1e18:
                 numbers.append(job.number)
@@ -266,18 +314,41 @@ class NodeService:
             client = self._client_host(command.session)
             directory = (await self.places.open(key, client, options.dest_path)).directory
             settings = self._template_settings(directory, command.session, options)
-            template = await self.outside.spawner.open_template(
-                command.bundle, settings, report, self.work
-            )
-        except (OSError, DispyError) as exc:
+            template = await self._start_template(command, settings, report)
+        except Exception as exc:
             if computation.closing:
                 await self._close_template(key, computation.release)
                 return
+            if not isinstance(exc, (OSError, DispyError)):
+                log.error("a computation can't be started: %s", exc, exc_info=exc)
             report(seams.TemplateFailed(f"node {self.machine.name} can't start it: {exc}"))
             return
         computation.template = template
         if computation.closing:
             await self._close_template(key, computation.release)
+
+    async def _start_template(
+        self,
+        command: c.OpenTemplate,
+        settings: seams.TemplateSettings,
+        report: Callable[[seams.TemplateEvent], None],
+    ) -> seams.Template | None:
+        """Start the process; None when the computation was closed before there was room for it."""
+        key = (command.session, command.computation)
+        for delay in START_AGAIN:
+            try:
+                return await self.outside.spawner.open_template(
+                    command.bundle, settings, report, self.work
+                )
+            except OSError as exc:
+                if exc.errno not in SHORTAGE:
+                    raise
+                log.warning("a computation can't be started now, which is tried again: %s", exc)
+            self.host.feed(e.TemplateRefused(*key))
+            await trio.sleep(delay)
+            if self._computations[key].closing:
+                return None
+        return await self.outside.spawner.open_template(command.bundle, settings, report, self.work)
 
     async def _close_template(self, key: Key, release: bool) -> None:
         computation = self._computations.get(key)
@@ -286,13 +357,16 @@ class NodeService:
             computation.closing = True
             computation.release = release
             return
-        if computation is not None:
-            await self._end_template(computation)
-            self.files.forget(key)
-            self._computations.pop(key, None)
-        if release:
-            keep = computation is not None and computation.options.keep_files
-            await self._release_place(key, keep=keep and not self.settings.force_cleanup)
+        try:
+            if computation is not None:
+                await self._end_template(computation)
+                self.files.forget(key)
+            if release:
+                keep = computation is not None and computation.options.keep_files
+                await self._release_place(key, keep=keep and not self.settings.force_cleanup)
+        except Exception as exc:
+            log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
+        self._computations.pop(key, None)
         self.host.feed(e.TemplateClosed(*key))
         if key == self._last:
             self._drain()
@@ -415,7 +489,7 @@ class NodeService:
             await self._serve(stream)
         except Exception as exc:
             # An error of our own, or of the system: this connection ends, and no other.
-            await self._give_up(stream, exc)  # noqa: ASYNC120 - shielded there
+            await self._drop_connection(stream, exc)  # noqa: ASYNC120 - shielded there
         except BaseExceptionGroup as group:
             # The node is being ended meanwhile, and goes on with that.
             ours, others = group.split(Exception)
@@ -424,7 +498,7 @@ class NodeService:
                 raise others from None
             raise
 
-    async def _give_up(self, stream: seams.ByteStream, error: Exception) -> None:
+    async def _drop_connection(self, stream: seams.ByteStream, error: Exception) -> None:
         log.error("the connection of %s ends by an error here", stream.peer, exc_info=error)
         with trio.move_on_after(1, shield=True):
             await stream.aclose()
@@ -641,9 +715,12 @@ class NodeService:
             peer.close("the node stops")
         for key, computation in list(self._computations.items()):
             computation.closing = True
-            await self._end_template(computation)
             keep = computation.options.keep_files and not self.settings.force_cleanup
-            await self._release_place(key, keep=keep)
+            try:
+                await self._end_template(computation)
+                await self._release_place(key, keep=keep)
+            except Exception as exc:
+                log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
         self._computations.clear()
 
     # --- control -------------------------------------------------------------------------------
@@ -760,6 +837,13 @@ async def run_node(
         LocalError: the settings can't be met; says which.
     """
     slots = slots_of(settings.cpus, outside.processors)
+    if slots > outside.most_workers:
+        slots = outside.most_workers
+        log.warning(
+            "this node runs no more than %d jobs at a time: that is what its limit of open files"
+            " has room for; raise it with ulimit -Hn",
+            slots,
+        )
     # Jobs and results are many short-lived objects in no cycles: looking for cycles among them
     # every few hundred costs more than it finds.
     gc.collect()
@@ -781,6 +865,7 @@ async def run_node(
         slot_threads=max(1, outside.processors // slots),
         zombie_seconds=settings.zombie_interval,
         ends_zombie_jobs=settings.zombie_jobs == "end",
+        most_workers=outside.most_workers,
     )
     incarnation = outside.draw_token(32)
     async with trio.open_nursery() as services, trio.open_nursery() as work:

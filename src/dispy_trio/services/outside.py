@@ -13,7 +13,8 @@ import trio
 from attrs import define
 
 from dispy_trio import seams
-from dispy_trio.compute.processes import ProcessSpawner
+from dispy_trio.compute.descriptors import raise_limit
+from dispy_trio.compute.processes import WORKER_DESCRIPTORS, ProcessSpawner
 from dispy_trio.compute.starting import TemplateProcess
 from dispy_trio.config import NodeSettings
 from dispy_trio.messages import NodeStatus
@@ -23,7 +24,10 @@ from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.runtime.store import DiskStore
 from dispy_trio.services.resources import read_status as read
 
-__all__ = ["Outside", "default_prefix", "real_outside"]
+__all__ = ["Outside", "default_prefix", "most_workers", "real_outside"]
+
+RESERVE = 256
+"""Descriptors for all that is no worker, of a limit that is not low itself."""
 
 
 @define(eq=False)
@@ -35,6 +39,8 @@ class Outside:
     store: seams.Store
     secret: Secret
     processors: int
+    most_workers: int
+    """There are descriptors for, at a time."""
     draw_token: Callable[[int], str]
     """Draws that many random hex digits."""
     read_status: Callable[[float | None], Awaitable[NodeStatus]]
@@ -55,6 +61,11 @@ class Outside:
 def default_prefix() -> Path:
     """The user's own folder for the files of computations."""
     return Path(tempfile.gettempdir()) / f"dispy-trio-{os.getuid()}"
+
+
+def most_workers(descriptors: int) -> int:
+    """How many workers a node can have with that many descriptors."""
+    return max(1, (descriptors - min(RESERVE, descriptors // 2)) // WORKER_DESCRIPTORS)
 
 
 def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) -> Outside:
@@ -82,6 +93,7 @@ def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) ->
             key=settings.keyfile or settings.certfile,
         ),
         processors=len(os.sched_getaffinity(0)),
+        most_workers=most_workers(raise_limit()),
         draw_token=lambda digits: secrets.token_hex(digits // 2),
         read_status=read_status,
     )

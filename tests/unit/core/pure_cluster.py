@@ -61,6 +61,10 @@ class PureCluster:
     reentrant: bool = False
     kills: float = 0.0
     """Chance per step that a worker dies."""
+    collapses: float = 0.0
+    """Chance per step that a template dies."""
+    refusals: float = 0.0
+    """Chance that a worker can't be started."""
     cancels: float = 0.0
     """Chance per step that a job is cancelled."""
     node_losses: int = 0
@@ -156,6 +160,8 @@ class PureCluster:
             self.now += self.rng.choice([0.0, 1e-5, 1e-3])
             if self.kills and self.rng.random() < self.kills:
                 self.kill_a_worker()
+            if self.collapses and self.rng.random() < self.collapses:
+                self.kill_a_template()
             if self.cancels and self.rng.random() < self.cancels:
                 self.cancel(self.rng.choice(self.jobs))
             if self.managing and self.rng.random() < self.managing:
@@ -226,6 +232,9 @@ class PureCluster:
                 node.templates.pop(number, None)
                 pending.append(e.TemplateClosed(SESSION, number))
             case c.StartWorker(computation=number, worker=worker):
+                if self.refusals and self.rng.random() < self.refusals:
+                    pending.append(report(number, seams.WorkerRefused(worker, "no room")))
+                    return
                 node.templates[number][worker] = FakeWorker()
                 pending.append(report(number, seams.WorkerStarted(worker, 1)))
             case c.SendJobsToWorker(computation=number, worker=worker, jobs=jobs):
@@ -257,6 +266,8 @@ class PureCluster:
                 pending.append(report(number, died))
             case c.OpenTemplate():
                 raise AssertionError
+            case c.GiveUp(error=error):
+                raise error
 
     def die(self, node: FakeNode, number: int, worker: int) -> None:
         fake = node.templates[number].pop(worker)
@@ -347,6 +358,18 @@ class PureCluster:
         ]
         if living:
             self.die(*self.rng.choice(living))
+
+    def kill_a_template(self) -> None:
+        living = [(node, number) for node in self.nodes if node.alive for number in node.templates]
+        if living:
+            node, number = self.rng.choice(living)
+            deaths = [
+                seams.WorkerDied(worker, fake.started, "killed by SIGKILL (9)", b"")
+                for worker, fake in node.templates[number].items()
+            ]
+            node.templates[number].clear()
+            died = seams.TemplateDied("killed by SIGKILL", deaths)
+            self.tell_node(node, TemplateReport(SESSION, number, died))
 
     def break_a_connection(self) -> None:
         linked = [n for n in self.nodes if n.alive and n.connected]

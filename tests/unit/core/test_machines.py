@@ -37,6 +37,28 @@ def test_the_jobs_of_dead_workers_are_terminated_and_no_other(seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", range(40))
+def test_a_computation_whose_process_died_goes_on_in_a_new_one(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 2], collapses=0.005, refusals=0.3, disconnects=2)
+    cluster.submit(200)
+    cluster.run()
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    assert all(cluster.runs[j.number] == 1 for j in cluster.jobs)
+    for job in cluster.jobs:
+        if job.status is not JobStatus.Finished:
+            assert b"SIGKILL" in job.reply
+    check_nothing_is_held(cluster)
+
+
+def test_a_computation_whose_process_dies_again_and_again_fails() -> None:
+    cluster = PureCluster(1, [2], collapses=1.0)
+    cluster.submit(20)
+    cluster.run()
+    assert {ends[0] for ends in cluster.ends.values()} == {JobStatus.Terminated}
+    for job in cluster.jobs:
+        assert b"its process ended: killed by SIGKILL" in job.reply
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_reentrant_jobs_survive_lost_nodes_and_connections(seed: int) -> None:
     cluster = PureCluster(seed, [2, 2, 2], reentrant=True, node_losses=3, disconnects=5)
     cluster.submit(300)
@@ -132,4 +154,21 @@ def test_close_ends_all_jobs_and_completes(seed: int, terminate: bool) -> None:
     assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
     if not terminate:
         assert {j.status for j in cluster.jobs} == {JobStatus.Finished}
+    assert all(node.machine.idle for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_close_completes_also_when_the_computations_processes_die(
+    seed: int, terminate: bool
+) -> None:
+    cluster = PureCluster(seed, [2, 1], collapses=seed / 100)
+    cluster.submit(30)
+    for _ in range(cluster.rng.randrange(200)):
+        if actions := cluster.actions():
+            cluster.rng.choice(actions)()
+    cluster.tell(e.CloseRequested(1, terminate))
+    cluster.run()
+    assert cluster.complete
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
     assert all(node.machine.idle for node in cluster.nodes)

@@ -54,7 +54,10 @@ def die_at_step(steps: int, size: int) -> bytes:
 
 # --- lies --------------------------------------------------------------------------------------
 def _socket_of_jobs() -> socket.socket:
-    return forks._sockets[1]
+    # The only one of them that is a stream.
+    return next(
+        sock for sock in forks._sockets if sock.fileno() >= 0 and sock.type == socket.SOCK_STREAM
+    )
 
 
 def _frame(

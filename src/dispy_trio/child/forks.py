@@ -93,8 +93,10 @@ def _undisturbed(fork: Callable[[], _T]) -> Callable[[], _T]:
 
     @functools.wraps(fork)
     def fork_undisturbed() -> _T:
-        before = set_mask(signal.SIG_BLOCK, _SIGNALS)
+        before = set_mask(signal.SIG_BLOCK, ())
         try:
+            # A handler may raise here, with the signals blocked already.
+            set_mask(signal.SIG_BLOCK, _SIGNALS)
             return fork()
         finally:
             set_mask(signal.SIG_SETMASK, before)

@@ -122,8 +122,9 @@ async def open_bench(root: Path) -> AsyncIterator[Bench]:
         network.host(CLIENT),
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.run)
-        nursery.start_soon(bench.serve, await network.host(NODE).listen(NODE, PORT))
+        nursery.start_soon(store.run)  # noqa: ASYNC113 - nothing waits for it
+        listener = await network.host(NODE).listen(NODE, PORT)
+        nursery.start_soon(bench.serve, listener)  # noqa: ASYNC113 - it listens already
         yield bench
         await store.aclose()
         nursery.cancel_scope.cancel()

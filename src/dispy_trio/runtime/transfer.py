@@ -164,7 +164,8 @@ async def copy_file(
     finally:
         os.close(descriptor)
         if draft is not None:
-            await _close(draft)
+            with trio.move_on_after(CLOSE_GRACE, shield=True):
+                await in_file_thread(draft.close)
     return True
 
 
@@ -275,13 +276,17 @@ async def receive_file(
         OSError: it can't be written (the disk is full, say). All bytes were taken nonetheless, so
             that the connection can go on.
     """
-    try:
-        draft = await in_file_thread(_Draft, target)
-    except OSError:
-        await _take_in(stream, size, lambda _data: None)
-        raise
     hasher = hashlib.sha256()
     failure: OSError | None = None
+    draft: _Draft | None = None
+    try:
+        draft = await in_file_thread(_Draft, target)
+    except OSError as exc:
+        failure = exc
+    if draft is None:
+        await _take_in(stream, size, lambda _data: None)
+        assert failure is not None
+        raise failure
 
     def write(data: memoryview) -> None:
         nonlocal failure
@@ -301,13 +306,9 @@ async def receive_file(
             raise ProtocolError(f"{stream.peer} sent {target.name} with another content than told")
         await in_file_thread(draft.finish, mode, modified)
     finally:
-        await _close(draft)
-
-
-async def _close(draft: _Draft) -> None:
-    """In a thread: what got no name is removed, and that takes time when it was large."""
-    with trio.move_on_after(CLOSE_GRACE, shield=True):
-        await in_file_thread(draft.close)
+        # In a thread: what got no name is removed, and that takes time when it was large.
+        with trio.move_on_after(CLOSE_GRACE, shield=True):
+            await in_file_thread(draft.close)
 
 
 @define(eq=False)

@@ -264,8 +264,8 @@ def _cause_of(answer: UserCodeRaised) -> BaseException:
         cause.__cause__ = there
     except KeyboardInterrupt:
         raise
-    except BaseException:  # whatever a user's exception does when unpickled; its text is there
-        return there
+    except BaseException:  # noqa: ASYNC103 - whatever it does when unpickled: no await is here
+        return there  # noqa: ASYNC104 - its text is there
     return cause
 
 

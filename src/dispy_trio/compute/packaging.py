@@ -250,7 +250,7 @@ def unpack_result(reply: bytes | Sequence[memoryview]) -> Any:
     except BaseException as exc:
         _raise_if_ours(exc)
         size = len(reply) if isinstance(reply, bytes) else sum(len(part) for part in reply)
-        raise ResultUnpicklable(
+        raise ResultUnpicklable(  # noqa: ASYNC104 - `_raise_if_ours`
             f"the result of {size} bytes cannot be unpickled here: {_describe(exc)}"
         ) from exc
 
@@ -274,7 +274,7 @@ def unpack_exception(reply: bytes | Sequence[memoryview]) -> tuple[BaseException
             if isinstance(loaded, BaseException) and not isinstance(loaded, _ENDS_PROGRAMS):
                 loaded.__cause__ = RemoteTraceback(text)
                 rebuilt = loaded
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 - `_raise_if_ours`
             _raise_if_ours(exc)
             message = f"{message} ({name} cannot be unpickled here: {_describe(exc)})"
     if rebuilt is None:
@@ -301,6 +301,6 @@ def _describe(exc: BaseException) -> str:
     name = type(exc).__name__
     try:
         return f"{name}: {exc}"
-    except BaseException as second:
+    except BaseException as second:  # noqa: ASYNC103 - `_raise_if_ours`
         _raise_if_ours(second)
-        return name
+        return name  # noqa: ASYNC104 - as above

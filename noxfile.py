@@ -84,3 +84,10 @@ def bench(session: nox.Session) -> None:
     """What a job costs next to the peers, for example ``nox -s bench -- --workload W1``."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "benchmarks.jobs", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Ten minutes of an honest client beside one that hurts, on one node."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "tests.soak.neighbours", *session.posargs)

@@ -104,6 +104,13 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def kill_if_there(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # It has ended, and its worker has seen it.
+
+
 async def test_isolated_jobs_may_be_killed_at_any_moment(bench: Bench) -> None:
     worker = await bench.start()
     draw = random.Random(3)
@@ -120,7 +127,7 @@ async def test_isolated_jobs_may_be_killed_at_any_moment(bench: Bench) -> None:
         while sequences[-1] not in bench.results.get(1, {}):
             for pid in children_of(worker):
                 if draw.random() < 0.3:
-                    os.kill(pid, signal.SIGKILL)
+                    kill_if_there(pid)
             bench.template.poll(1)
             await trio.sleep(draw.random() * 0.001)
     count = Counter(result.outcome for result in bench.results[1].values())

@@ -111,6 +111,7 @@ async def open_bench(root: Path) -> AsyncIterator[Bench]:
         store=store,
         secret=real.secret,
         processors=1,
+        most_workers=100,
         draw_token=real.draw_token,
         read_status=real.read_status,
     )

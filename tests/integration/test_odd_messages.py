@@ -203,6 +203,7 @@ def make_outside(
         store=store or NoDirectories(Path("/nowhere")),
         secret=SECRET,
         processors=4,
+        most_workers=100,
         draw_token=draw,
         read_status=read_status,
     )
@@ -461,8 +462,8 @@ def test_a_result_with_sizes_that_do_not_fit_is_its_job_s_alone() -> None:
         [1, 2], [0, 0], [0, 0], [1.0, 1.0], [2.0, 2.0], [b"", b""],
         outputs={}, blobs={}, segments={},
     )  # fmt: skip
-    _take_parts(message, 0, memoryview(b"four"), [5])
-    _take_parts(message, 1, memoryview(b"four"), [4])
+    _take_parts(message, 0, memoryview(b"four".ljust(64)), [65, 0, 0])
+    _take_parts(message, 1, memoryview(b"four".ljust(64)), [4, 0, 0])
     assert message.outcomes == [Outcome.UNPICKLABLE, Outcome.RETURNED]
     assert b"do not fit" in message.payloads[0]
     assert message.payloads[1] == [b"four"]

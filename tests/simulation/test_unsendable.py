@@ -219,7 +219,6 @@ def test_a_node_that_breaks_each_session_is_dialled_less_and_less(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"cpus": 2**21}, r"\$\.cpus"),
         ({"resources": {"disk": 2**63}}, r"\$\.resources"),
         ({"resources": {"caf\udce9": 1}}, "surrogates not allowed"),
         ({"gpus": 2**63}, r"\$\.resources"),

@@ -402,8 +402,11 @@ class ClusterMachine(Placement):
             if record.number not in event.state.computations:
                 known.memberships.pop(record.number, None)
                 self._check_closed(record)
-            elif known.memberships.get(record.number) is Membership.CLOSING:
-                # The first request may have been lost with the connection.
+            elif known.memberships.get(record.number) is Membership.CLOSING or (
+                record.number in known.memberships and self._is_over(record)
+            ):
+                # The request was lost with the connection, or not made while there was none.
+                known.memberships[record.number] = Membership.CLOSING
                 self._out.append(
                     c.Send(
                         known.key,
@@ -697,12 +700,6 @@ class ClusterMachine(Placement):
         if record.outstanding or not self._queue_is_empty(record):
             return
         self._close_on_nodes(record)
-
-    def _is_drained(self, record: ComputationRecord) -> bool:
-        """Is it being closed, and nothing of it left to be run?"""
-        if not record.closing or record.terminating:
-            return record.closing
-        return not record.outstanding and self._queue_is_empty(record)
 
     @staticmethod
     def _queue_is_empty(record: ComputationRecord) -> bool:

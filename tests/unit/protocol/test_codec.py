@@ -218,8 +218,10 @@ def fields_of(*kinds: object) -> list[tuple[type[Message], str]]:
 def test_no_number_is_out_of_bounds(message_type: type[Message], name: str) -> None:
     hint = typing.get_type_hints(message_type)[name]
     for value in (-2, -(2**63), 2**64 - 1, math.nan, math.inf, -math.inf):
-        if name in ("modified", "starts", "ends") and value == -2:
+        if name == "modified" and value == -2:
             continue  # A clock may well be wrong.
+        if name in ("starts", "ends") and math.isfinite(value):
+            continue  # Jobs can write what they like there; it is only to be a number.
         values = attrs.asdict(sample(message_type))
         values[name] = [value] if typing.get_origin(hint) is list else value
         with pytest.raises(

@@ -191,3 +191,11 @@ async def test_whatever_a_job_writes_over_the_ring_its_node_lives(bench: Bench) 
     assert last
     fine = bench.send(jobs.double, 5, worker=99)
     assert returned(await bench.result(fine, 99)) == 10
+
+
+async def test_a_job_that_empties_all_its_files_empties_none_of_its_node(bench: Bench) -> None:
+    await bench.start(1)
+    first = bench.send(jobs.shorten_everything)
+    assert returned(await bench.result(first)) is None
+    second = bench.send(jobs.double, 5)
+    assert returned(await bench.result(second)) == 10

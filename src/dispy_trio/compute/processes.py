@@ -72,6 +72,7 @@ _ROUNDS = 64
 _SOCKET_BUFFER = 2 * 1024 * 1024
 _INLINE = 64 * 1024
 """Bytes of a result that is not worth a segment, nor its descriptor: it only found the ring full."""
+_SIZE_STAYS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _LIVE_PIECE = 512 * 1024
 """Bytes of each stream that are told at a time while a job runs."""
 CLOSE_GRACE = 2.0
@@ -294,9 +295,11 @@ class ProcessTemplate:
                 end.setblocking(False)
             jobs, control, calls = ends
             jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-            ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC)
+            ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             theirs.callback(os.close, ring)
             os.ftruncate(ring, RING_SIZE)
+            # A job may have its descriptor, and we would die of a page that is gone.
+            fcntl.fcntl(ring, fcntl.F_ADD_SEALS, _SIZE_STAYS)
             memory = memoryview(mmap.mmap(ring, RING_SIZE, **_MAPPING))
             out = self._append_file("stdout")
             ours.callback(os.close, out)

@@ -191,3 +191,30 @@ async def test_whatever_a_job_writes_over_the_ring_its_node_lives(bench: Bench) 
     assert last
     fine = bench.send(jobs.double, 5, worker=99)
     assert returned(await bench.result(fine, 99)) == 10
+
+
+async def test_a_job_that_empties_all_its_files_empties_none_of_its_node(bench: Bench) -> None:
+    await bench.start(1)
+    first = bench.send(jobs.shorten_everything)
+    assert returned(await bench.result(first)) is None
+    second = bench.send(jobs.double, 5)
+    assert returned(await bench.result(second)) == 10
+
+
+@pytest.mark.parametrize(("asked", "size", "heard"), [(130, 10, 100), (4, 1 << 30, 1)])
+async def test_calls_that_wait_for_answers_are_bounded(
+    bench: Bench, asked: int, size: int, heard: int
+) -> None:
+    await bench.start(1)
+    guilty = bench.send(jobs.ask_often, asked, size)
+    errors = returned(await bench.result(guilty))
+    assert len(errors) == asked - heard
+    assert all("too many calls" in error for error in errors)
+    calls = [event for event in bench.events if isinstance(event, seams.WorkerCall)]
+    assert len(calls) == heard
+    bench.events = [event for event in bench.events if not isinstance(event, seams.WorkerCall)]
+    for call in calls:
+        bench.template.answer(1, call.call, {})
+    calls.clear()
+    bench.send(jobs.ask_often, 1, 10)
+    assert (await bench.next(seams.WorkerCall)).data == bytes(10)

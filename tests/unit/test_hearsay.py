@@ -46,12 +46,23 @@ def test_a_call_that_is_none_is_none(data: bytes) -> None:
     assert parse_call(data) is None
 
 
-def test_reads_memory_files_and_closes_what_is_none() -> None:
+@pytest.mark.parametrize("size", [0, 7, 1 << 20, (1 << 20) + 1])
+async def test_reads_a_memory_file_and_closes_it(size: int) -> None:
     file = os.memfd_create("test")
-    os.write(file, b"content")
-    assert read_attached([os.dup(file), file]) == b"contentcontent"
-    pipe = os.pipe()
-    assert read_attached(pipe) is None
-    for descriptor in (file, *pipe):
+    os.write(file, b"x" * size)
+    assert await read_attached([file]) == b"x" * size
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+async def test_closes_what_is_no_memory_file() -> None:
+    assert await read_attached([]) == b""
+    endless = os.memfd_create("test")
+    os.truncate(endless, 1 << 45)
+    two = os.memfd_create("test")
+    refused = [[endless], [two, os.dup(two)], [os.open("/", os.O_RDONLY)], list(os.pipe())]
+    for descriptors in refused:
+        assert await read_attached(descriptors) is None
+    for descriptor in sum(refused, []):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)

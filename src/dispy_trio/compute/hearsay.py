@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Sequence
+
+import trio
 
 from dispy_trio.models import Outcome
 from dispy_trio.seams import WorkerResult
 
-__all__ = ["count_due", "parse_call", "read_attached", "release"]
+__all__ = ["MOST_ATTACHED", "count_due", "parse_call", "read_attached", "release"]
 
-_MOST_ATTACHED = 1024 * 1024 * 1024
-"""Bytes that may come beside a call."""
+MOST_ATTACHED = 1024 * 1024 * 1024
+"""Bytes that may come beside a call. A worker whose waiting calls have as many is given no more."""
+_AT_ONCE = 1024 * 1024
+"""Bytes that are read on the event loop."""
 _FAR = 1e11
 """Seconds since the epoch that no clock shows."""
 _LAST_OUTCOME = max(outcome for outcome in Outcome if outcome <= Outcome.REFUSED)
@@ -60,18 +65,27 @@ def parse_call(data: bytes) -> object:
     return parsed
 
 
-def read_attached(descriptors: Sequence[int]) -> bytes | None:
-    """The content of the memory files that came with a call; None when they are none."""
-    data: bytes | None = b""
-    for descriptor in descriptors:
-        try:
-            size = os.fstat(descriptor).st_size
-            if data is not None and len(data) + size <= _MOST_ATTACHED:
-                data += os.pread(descriptor, size, 0)
-            else:
-                data = None
-        except OSError:
-            data = None  # No file.
-        finally:
+async def read_attached(descriptors: Sequence[int]) -> bytes | None:
+    """The content of the memory file that came with a call; None when it is none, or too long.
+
+    The descriptors are closed, whatever they are.
+    """
+    try:
+        if not descriptors:
+            return b""
+        status = os.fstat(descriptors[0])
+        if (
+            len(descriptors) > 1
+            or not stat.S_ISREG(status.st_mode)
+            or status.st_size > MOST_ATTACHED
+        ):
+            return None
+        if status.st_size <= _AT_ONCE:
+            return os.pread(descriptors[0], status.st_size, 0)
+        # Others are not to wait for it.
+        return await trio.to_thread.run_sync(os.pread, descriptors[0], status.st_size, 0)
+    except (OSError, MemoryError):
+        return None  # It can't be read.
+    finally:
+        for descriptor in descriptors:
             os.close(descriptor)
-    return data

@@ -55,7 +55,7 @@ from dispy_trio.child.stretch import (
     write_parts,
 )
 from dispy_trio.compute.deaths import name_of_signal, oom_kills, owns_its_id
-from dispy_trio.compute.hearsay import count_due, parse_call, read_attached, release
+from dispy_trio.compute.hearsay import MOST_ATTACHED, count_due, parse_call, read_attached, release
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
@@ -72,8 +72,11 @@ _ROUNDS = 64
 _SOCKET_BUFFER = 2 * 1024 * 1024
 _INLINE = 64 * 1024
 """Bytes of a result that is not worth a segment, nor its descriptor: it only found the ring full."""
+_SIZE_STAYS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _LIVE_PIECE = 512 * 1024
 """Bytes of each stream that are told at a time while a job runs."""
+MOST_CALLS = 100
+"""Of one worker, that wait for their answers: one for each that was cut short, usually none."""
 CLOSE_GRACE = 2.0
 """Seconds a template has to kill and reap what is below it, before its warden does, and that has
 before both are killed."""
@@ -119,6 +122,8 @@ class _Worker:
     """Sequence of the last result taken from it."""
     shown: tuple[int, int, int] = (0, 0, 0)
     """A job's sequence, and how much of its stdout and stderr was told while it runs."""
+    asked: dict[int, int] = field(factory=dict)
+    """Calls that are not answered yet, with the bytes that came beside them."""
     broken: str = ""
     """What it did that no worker does; it is being killed for it."""
     refused: str = ""
@@ -294,9 +299,11 @@ class ProcessTemplate:
                 end.setblocking(False)
             jobs, control, calls = ends
             jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-            ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC)
+            ring = os.memfd_create("dispy-trio-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             theirs.callback(os.close, ring)
             os.ftruncate(ring, RING_SIZE)
+            # A job may have its descriptor, and we would die of a page that is gone.
+            fcntl.fcntl(ring, fcntl.F_ADD_SEALS, _SIZE_STAYS)
             memory = memoryview(mmap.mmap(ring, RING_SIZE, **_MAPPING))
             out = self._append_file("stdout")
             ours.callback(os.close, out)
@@ -488,16 +495,19 @@ class ProcessTemplate:
     async def _read_calls(self, worker: _Worker) -> None:
         while await _readable(worker.calls):
             data, descriptors, lost = _receive_one(worker.calls, CALL_LIMIT)
-            attached = read_attached(descriptors)
-            if not data:
+            sequence = worker.ring.started()[0]
+            attached = await read_attached(descriptors)
+            if not data or worker.life is _Life.DEAD:
                 return
             match parse_call(data):
                 case {"call": int(call)} if lost:
-                    self.answer(worker.number, call, {"error": _TOO_MANY_FILES})
+                    self._answer(worker, call, {"error": _TOO_MANY_FILES})
+                case {"call": int(call)} if _asks_too_much(worker, call):
+                    self._answer(worker, call, {"error": _TOO_MANY_CALLS})
                 case {"call": int(call), "kind": str(kind), "body": dict(body)} if (
                     attached is not None
                 ):
-                    sequence = worker.ring.started()[0]
+                    worker.asked[call] = len(attached)
                     self._report(
                         seams.WorkerCall(worker.number, call, kind, body, sequence, attached)
                     )
@@ -509,6 +519,10 @@ class ProcessTemplate:
         target = self._workers.get(worker)
         if target is None:
             return
+        target.asked.pop(call, None)
+        self._answer(target, call, body)
+
+    def _answer(self, target: _Worker, call: int, body: dict[str, Any]) -> None:
         data = json.dumps({"call": call, "body": body}).encode()
         if len(data) > CALL_LIMIT:
             error = f"the answer of {len(data)} bytes is too long"
@@ -832,6 +846,11 @@ def _receive_one(sock: socket.socket, limit: int) -> tuple[bytes, list[int], boo
         return b"", [], False
 
 
+def _asks_too_much(worker: _Worker, call: int) -> bool:
+    waiting = worker.asked
+    return len(waiting) >= MOST_CALLS or call in waiting or sum(waiting.values()) >= MOST_ATTACHED
+
+
 def _room_in(descriptor: int) -> int:
     """Bytes of a file that a worker sent; none when it is nothing to be read or mapped."""
     usable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
@@ -872,6 +891,7 @@ def _put_in(result: WorkerResult, segment: int, sizes: tuple[int, ...]) -> None:
 
 
 _TOO_MANY_FILES = os.strerror(errno.EMFILE)
+_TOO_MANY_CALLS = "too many calls of this job wait for their answers"
 
 
 async def _end(process: TemplateProcess, pidfd: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cProfile
 import decimal
 import faulthandler
 import gc
 import locale
 import os
+import profile
 import resource
 import signal
 import sys
@@ -165,6 +167,11 @@ def change_interpreter() -> None:
 def change_tracing() -> None:
     sys.settrace(_trace)  # type: ignore[arg-type]
     sys.setprofile(_trace)
+
+
+def profile_itself() -> int:
+    """As the modules of the standard library do, which mind each call that they see."""
+    return profile.Profile().runcall(sum, [1, 2]) + cProfile.Profile().runcall(sum, [3, 4])
 
 
 def change_collector() -> None:

@@ -77,6 +77,12 @@ async def test_what_a_job_sets_of_its_process_is_put_back(bench: Bench) -> None:
         assert await bench.value(jobs.look) == before, f"{change.__name__}, and failed"
 
 
+async def test_a_job_may_profile_itself(bench: Bench) -> None:
+    before = await bench.value(jobs.look)
+    assert await bench.value(jobs.profile_itself) == 10
+    assert await bench.value(jobs.look) == before
+
+
 async def test_no_clock_that_a_job_set_rings_in_another(bench: Bench) -> None:
     for change in (jobs.ring_sooner, jobs.handle_alarms, jobs.ring_when_it_works, jobs.dump_later):
         assert await bench.value(change) is None

@@ -44,10 +44,7 @@ _SETTERS: dict[str, dict[str, str]] = {
         "timers": "alarm setitimer",
     },
     "resource": {"limits": "setrlimit prlimit"},
-    "sys": {
-        "interpreter": "setrecursionlimit setswitchinterval",
-        "tracing": "settrace setprofile",
-    },
+    "sys": {"interpreter": "setrecursionlimit setswitchinterval"},
     "gc": {"collector": "enable disable set_threshold set_debug"},
     "faulthandler": {"faults": "enable disable dump_traceback_later"},
     "_locale": {"locale": "setlocale"},
@@ -158,9 +155,20 @@ class Surroundings:
         touched.clear()
         _names.clear()
 
+    def is_traced(self) -> bool:
+        """Is there another tracer or profiler than there was?
+
+        Their setters can't be watched: a profiler would see the return of what watches.
+        """
+        trace, profile = self._tracing
+        return sys.gettrace() is not trace or sys.getprofile() is not profile
+
     def put_back(self) -> bool:
         """Undo what has changed; False when something of it can't be undone."""
         whole = True
+        if self.is_traced():
+            sys.settrace(self._tracing[0])
+            sys.setprofile(self._tracing[1])
         if sys.path is not self._path_itself or sys.path != self.path:
             sys.path = self._path_itself
             sys.path[:] = self.path
@@ -198,9 +206,6 @@ class Surroundings:
             case "interpreter":
                 sys.setrecursionlimit(self._recursion)
                 sys.setswitchinterval(self._interval)
-            case "tracing":
-                sys.settrace(self._tracing[0])
-                sys.setprofile(self._tracing[1])
             case "collector":
                 enabled, thresholds, debug = self._collector
                 (gc.enable if enabled else gc.disable)()

@@ -273,7 +273,7 @@ class Worker:
             os.close(segment)
         # What it holds, maybe much, is not to stay while we wait for the next job.
         args = kwargs = value = None
-        if touched or sys.path != self._path:
+        if touched or sys.path != self._path or self._surroundings.is_traced():
             whole = self._put_back()
             self._end_job(sequence, outcome, start, result, buffers)
             if not whole:

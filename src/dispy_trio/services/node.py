@@ -852,7 +852,7 @@ async def run_node(
     if settings.gpus:
         resources["gpus"] = settings.gpus
     # No client could be told of what does not fit in there.
-    encode(messages.SessionState(name, slots, platform.platform(), [], [], resources))
+    encode(messages.SessionState(name, slots, platform.platform(), [], [], [], resources))
     listener = await outside.net.listen(settings.host, settings.port)
     host, port = listener.address
     machine = NodeMachine(

@@ -129,6 +129,8 @@ class SessionState:
     platform: Name = field(converter=fit_name)
     numbers: list[Number]
     """Numbers of the jobs waiting, running, or ended and not yet acknowledged."""
+    attempts: list[Number]
+    """Which try of each of them it is: a later one never arrived either."""
     computations: list[Number]
     resources: dict[str, Amount] = field(factory=dict)
     """Amounts of what jobs may ask for beside slots; GPUs under ``gpus``."""

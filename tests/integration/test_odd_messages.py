@@ -404,7 +404,7 @@ class OddNode:
         await stream.aclose()
 
     async def be_odd(self, stream: ByteStream) -> None:
-        await stream.send_all(encode(messages.SessionState("odd", 1, "", [], [1])))
+        await stream.send_all(encode(messages.SessionState("odd", 1, "", [], [], [1])))
         for data in self.frames:
             await stream.send_all(data + encode(messages.Ping(77)))
             decoder = FrameDecoder("client")

@@ -90,6 +90,14 @@ def test_a_fault_of_the_node_ends_the_computation_it_was_doing_something_for(met
         assert "of our own making" in str(job.exception), job.exception
 
 
+@pytest.mark.parametrize(("method", "shortages"), [("open_template", 0), ("", 99)])
+def test_nothing_stays_of_a_computation_that_could_not_be_started(
+    method: str, shortages: int
+) -> None:
+    jobs = run_two_clients(method, shortages)
+    assert [job.status for job in jobs[b"bad"]] == [JobStatus.Terminated] * 30
+
+
 def test_a_computation_waits_for_the_descriptors_that_its_process_needs() -> None:
     jobs = run_two_clients("", shortages=3)
     for given in jobs.values():
@@ -131,10 +139,13 @@ def run_two_clients(method: str, shortages: int = 0) -> dict[bytes, list[DispyJo
         settings = NodeSettings(host="10.0.0.9", port=PORT, pulse_interval=1.0)
         with trio.fail_after(600):
             async with trio.open_nursery() as nursery:
-                await nursery.start(run_node, settings, outside)
+                control = await nursery.start(run_node, settings, outside)
                 async with trio.open_nursery() as clients:
                     clients.start_soon(run_client, "10.0.0.1", b"good")
                     clients.start_soon(run_client, "10.0.0.2", b"bad")
+                await trio.sleep(1)
+                report = control.report()
+                assert (report.clients, report.computations) == ([], []), "all has been closed"
                 nursery.cancel_scope.cancel()
 
     deterministic_run(main, seed=1)

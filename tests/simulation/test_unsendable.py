@@ -150,7 +150,7 @@ OPENING = messages.OpenComputation(1, "double", "00", b"bundle", 0)
 
 def test_a_computation_that_can_t_be_sent_fails_on_its_node_with_the_reason() -> None:
     async def node(stream: ByteStream) -> None:
-        await stream.send_all(encode(messages.SessionState("n", 1, "", [], [])))
+        await stream.send_all(encode(messages.SessionState("n", 1, "", [], [], [])))
         while await stream.receive_into(memoryview(bytearray(65536))):
             pass
 
@@ -169,7 +169,7 @@ def test_a_node_may_know_any_number_of_jobs() -> None:
     many = list(range(2**40, 2**40 + 600_000))
     cancelled: list[int] = []
     heard = trio.Event()
-    state = messages.SessionState("n", 1, "", many, [1])
+    state = messages.SessionState("n", 1, "", many, [0] * len(many), [1])
     parts = halves(state)
     assert parts is not None
 
@@ -205,7 +205,7 @@ def test_a_node_that_breaks_each_session_is_dialled_less_and_less(
 
     async def node(stream: ByteStream) -> None:
         sessions.append(trio.current_time())
-        await stream.send_all(encode(messages.SessionState("n", 1, "", [], [])))
+        await stream.send_all(encode(messages.SessionState("n", 1, "", [], [], [])))
         await trio.sleep(lasts)
         await stream.aclose()
 

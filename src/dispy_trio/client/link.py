@@ -412,7 +412,11 @@ class NodeLink:
             if self._peer is peer:
                 raise ProtocolError(f"{peer.name} tells its state a second time")
             if self._state is not None:
-                message = evolve(message, numbers=[*self._state.numbers, *message.numbers])
+                message = evolve(
+                    message,
+                    numbers=[*self._state.numbers, *message.numbers],
+                    attempts=[*self._state.attempts, *message.attempts],
+                )
             if message.more:
                 self._state = message
                 return

@@ -170,6 +170,7 @@ class ClusterMachine(Placement):
                 self._started(node, message)
             case messages.JobsReturned(numbers=numbers):
                 node.recalling = False
+                node.leftovers.difference_update(numbers)
                 self._requeue(node, numbers)
                 self._dispatch(now)
             case messages.ComputationReady(computation=number):
@@ -249,6 +250,7 @@ class ClusterMachine(Placement):
                 late = node.abandoned.get(number)
                 if late is None or late.attempt != attempt or outcome == Outcome.CANCELLED:
                     self.stale_results += 1
+                    node.leftovers.discard(number)
                     continue
                 del node.abandoned[number]
                 job = late
@@ -384,8 +386,10 @@ class ClusterMachine(Placement):
         # What was acknowledged with a lost frame is sent again, and acknowledged again.
         known.unacknowledged.clear()
         self._count_slots()
-        there = set(event.state.numbers)
-        self._requeue(known, [n for n in known.outstanding if n not in there])
+        there = dict(zip(event.state.numbers, event.state.attempts, strict=True))
+        self._requeue(
+            known, [n for n, job in known.outstanding.items() if there.get(n) != job.attempt]
+        )
         unwanted = [
             number
             for number in event.state.numbers
@@ -395,12 +399,15 @@ class ClusterMachine(Placement):
             # Given to another node since, or ended by a cancel that this node could not hear.
             # The attempt is that node's to know: -1 stands for any.
             self._out.append(c.Send(known.key, messages.CancelJobs(unwanted, [-1] * len(unwanted))))
+        known.leftovers = set(unwanted)
         for number in event.state.computations:
-            if number not in self.computations or self.computations[number].closed:
+            found = self.computations.get(number)
+            if found is None or (number not in known.memberships and self._is_over(found)):
                 self._out.append(c.Send(known.key, messages.CloseComputation(number, True)))
         for record in self.computations.values():
             if record.number not in event.state.computations:
                 known.memberships.pop(record.number, None)
+                known.reopening.discard(record.number)
                 self._check_closed(record)
             elif known.memberships.get(record.number) is Membership.CLOSING or (
                 record.number in known.memberships and self._is_over(record)
@@ -711,8 +718,10 @@ class ClusterMachine(Placement):
         self._acknowledge_all()
         for node in self.nodes.values():
             membership = node.memberships.get(record.number)
-            if membership in (None, Membership.CLOSING, Membership.PREPARING):
+            if membership in (None, Membership.PREPARING):
                 # Who is being prepared is closed when that is done: files are on their way.
+                continue
+            if membership is Membership.CLOSING and not record.terminating:
                 continue
             if node.state is NodeState.CONNECTED:
                 if membership in (Membership.FAILED, Membership.REFUSED):

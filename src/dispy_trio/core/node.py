@@ -234,13 +234,15 @@ class NodeMachine(Slots):
         session.connected = True
         session.away_since = None
         session.peer = peer
+        known: dict[int, NodeJob | EndedJob] = {**session.ended, **session.jobs}
         self._send(
             session,
             messages.SessionState(
                 name=self.name,
                 cpus=self.slots,
                 platform=self.platform,
-                numbers=[*session.jobs, *session.ended],
+                numbers=list(known),
+                attempts=[job.attempt for job in known.values()],
                 computations=list(session.computations),
                 resources=self.resources,
                 forgotten=session.forgotten,
@@ -340,8 +342,10 @@ class NodeMachine(Slots):
             case messages.CloseComputation(computation=number, terminate=terminate):
                 computation = session.computations.get(number)
                 if computation is None:
-                    # There may be files of it.
-                    self._out.append(c.CloseTemplate(session.key, number, message.release))
+                    # There may be files of it. Whoever opens it meanwhile waits until it is closed.
+                    computation = Computation(session.key, number, "", release=message.release)
+                    session.computations[number] = computation
+                    self._close_template(computation)
                 else:
                     computation.release = message.release
                     self._close(session, computation, terminate=terminate)
@@ -355,7 +359,7 @@ class NodeMachine(Slots):
         if computation is None or computation.state is Loading.CLOSING:
             self._out.append(c.ReleaseSegment(segment))
             self._send(session, messages.JobsReturned(message.computation, [number]))
-        elif number in session.jobs or number in session.ended:
+        elif not self._is_new(session, number, message.attempt):
             self._out.append(c.ReleaseSegment(segment))
         elif not self._can_fit(computation, message.conditions):
             self._out.append(c.ReleaseSegment(segment))
@@ -406,7 +410,7 @@ class NodeMachine(Slots):
             unknown = [
                 number
                 for number, attempt in zip(message.numbers, message.attempts, strict=True)
-                if number not in jobs and (number not in ended or ended[number].attempt < attempt)
+                if self._is_new(session, number, attempt)
             ]
             self._send(session, messages.JobsReturned(message.computation, unknown))
             return
@@ -414,7 +418,7 @@ class NodeMachine(Slots):
         for number, attempt, payload in zip(
             message.numbers, message.attempts, message.payloads, strict=True
         ):
-            if number in jobs or (number in ended and ended[number].attempt >= attempt):
+            if number in jobs or (number in ended and not self._is_new(session, number, attempt)):
                 continue
             job = NodeJob(0, payload, number=number, attempt=attempt, conditions=message.conditions)
             jobs[number] = job
@@ -422,6 +426,17 @@ class NodeMachine(Slots):
         if not self.slots:
             # It was on its way when we stopped to take jobs.
             self._recall(session, computation.number, len(message.numbers))
+
+    def _is_new(self, session: Session, number: int, attempt: int) -> bool:
+        """Has this try of a job not been here before? Then its client knows how the last one ended,
+        though it may not have said so yet."""
+        if number in session.jobs:
+            return False
+        if (ended := session.ended.get(number)) is not None:
+            if ended.attempt >= attempt:
+                return False
+            self._acknowledged(session, [number])
+        return True
 
     def _return_misfits(self, session: Session, computation: Computation) -> None:
         """Slots were taken away: give back the waiting jobs that ask for more than there are now,

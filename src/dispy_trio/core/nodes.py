@@ -69,6 +69,9 @@ class NodeRecord:
     """Computations whose process died there, and how often since a job of theirs ended."""
     abandoned: dict[int, Job] = field(factory=dict)
     """Reported as abandoned when the node was lost; a late result still counts, once."""
+    leftovers: set[int] = field(factory=set)
+    """Numbers of jobs that it ran before it was lost and found again: it is given no more until
+    these have ended, as the same jobs may be among what it is given."""
     bulk_bytes: int = 0
     """Argument bytes of the outstanding jobs that went over the bulk connection."""
     unacknowledged: list[int] = field(factory=list)
@@ -99,7 +102,7 @@ class NodeRecord:
     @property
     def spare(self) -> int:
         """Slots without a job."""
-        return max(0, self.cpus - len(self.outstanding) - self.extra)
+        return max(0, self.cpus - len(self.outstanding) - self.extra - len(self.leftovers))
 
     @property
     def surplus(self) -> int:

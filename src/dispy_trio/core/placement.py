@@ -304,6 +304,7 @@ class Placement:
         return (
             node.state is NodeState.CONNECTED
             and node.allocated
+            and not node.leftovers
             and node.memberships.get(record.number) is Membership.READY
         )
 

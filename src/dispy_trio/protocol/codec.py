@@ -46,6 +46,7 @@ FRAME_LIMITS = {
 """Type to the bytes that a body of it may have."""
 
 _COLUMNS: dict[type[Message], tuple[str, ...]] = {
+    messages.SessionState: ("numbers", "attempts"),
     messages.RunJobs: ("numbers", "attempts", "payloads"),
     messages.CancelJobs: ("numbers", "attempts"),
     messages.JobsStarted: ("numbers", "attempts", "starts"),

@@ -15,10 +15,8 @@ def halves(message: Message) -> tuple[Message, Message] | None:
     match message:
         case messages.SessionState(numbers=numbers) if len(numbers) > 1:
             middle = len(numbers) // 2
-            return (
-                evolve(message, numbers=numbers[:middle], more=True),
-                evolve(message, numbers=numbers[middle:]),
-            )
+            first = evolve(message, more=True)
+            return _rows(first, 0, middle), _rows(message, middle, len(numbers))
         case messages.AckResults(numbers=numbers) | messages.JobsReturned(numbers=numbers) if (
             len(numbers) > 1
         ):
@@ -45,7 +43,13 @@ def _rows(message: Message, start: int, end: int) -> Message:
     """The rows from `start` to before `end` of a message in columns."""
     assert isinstance(
         message,
-        (messages.RunJobs, messages.CancelJobs, messages.JobsStarted, messages.JobsFinished),
+        (
+            messages.SessionState,
+            messages.RunJobs,
+            messages.CancelJobs,
+            messages.JobsStarted,
+            messages.JobsFinished,
+        ),
     )
     rows = slice(start, end)
     changes = {

@@ -83,6 +83,8 @@ class _Computation:
 
     options: messages.ComputationOptions
     template: seams.Template | None = None
+    starting: bool = True
+    """Whoever starts it closes it, should it be closed meanwhile."""
     closing: bool = False
     release: bool = True
     is_set_up: bool = False
@@ -314,16 +316,13 @@ class NodeService:
             client = self._client_host(command.session)
             directory = (await self.places.open(key, client, options.dest_path)).directory
             settings = self._template_settings(directory, command.session, options)
-            template = await self._start_template(command, settings, report)
+            computation.template = await self._start_template(command, settings, report)
         except Exception as exc:
-            if computation.closing:
-                await self._close_template(key, computation.release)
-                return
-            if not isinstance(exc, (OSError, DispyError)):
-                log.error("a computation can't be started: %s", exc, exc_info=exc)
-            report(seams.TemplateFailed(f"node {self.machine.name} can't start it: {exc}"))
-            return
-        computation.template = template
+            if not computation.closing:
+                if not isinstance(exc, (OSError, DispyError)):
+                    log.error("a computation can't be started: %s", exc, exc_info=exc)
+                report(seams.TemplateFailed(f"node {self.machine.name} can't start it: {exc}"))
+        computation.starting = False
         if computation.closing:
             await self._close_template(key, computation.release)
 
@@ -352,8 +351,7 @@ class NodeService:
 
     async def _close_template(self, key: Key, release: bool) -> None:
         computation = self._computations.get(key)
-        if computation is not None and computation.template is None and not computation.closing:
-            # Still being started; whoever starts it closes it.
+        if computation is not None and computation.starting:
             computation.closing = True
             computation.release = release
             return
@@ -854,7 +852,7 @@ async def run_node(
     if settings.gpus:
         resources["gpus"] = settings.gpus
     # No client could be told of what does not fit in there.
-    encode(messages.SessionState(name, slots, platform.platform(), [], [], resources))
+    encode(messages.SessionState(name, slots, platform.platform(), [], [], [], resources))
     listener = await outside.net.listen(settings.host, settings.port)
     host, port = listener.address
     machine = NodeMachine(

@@ -37,7 +37,7 @@ def pieces(message: Message) -> Iterator[Message]:
         messages.CancelJobs(MANY, [-1] * len(MANY)),
         messages.JobsStarted(MANY, [0] * len(MANY), [1.5] * len(MANY)),
         messages.RunJobs(7, MANY, [1] * len(MANY), [b"p"] * len(MANY), [5, 6]),
-        messages.SessionState("n", 2, "p", MANY, [7], {"gpus": 1}),
+        messages.SessionState("n", 2, "p", MANY, [0] * len(MANY), [7], {"gpus": 1}),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -58,7 +58,7 @@ def test_a_job_need_not_wait_for_a_million_acknowledgements() -> None:
 
 
 def test_only_the_last_part_of_a_state_has_nothing_behind_it() -> None:
-    sent = list(pieces(messages.SessionState("n", 2, "p", MANY, [7])))
+    sent = list(pieces(messages.SessionState("n", 2, "p", MANY, [0] * len(MANY), [7])))
     assert [part.more for part in sent if isinstance(part, messages.SessionState)] == [
         *[True] * (len(sent) - 1),
         False,

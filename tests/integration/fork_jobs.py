@@ -122,7 +122,9 @@ def setup_forks_and_fails() -> int:
 
 # --- signals -----------------------------------------------------------------------------------
 def _wait_for_ever() -> None:
-    time.sleep(60)
+    """Sleep, but not in one go: a signal right before a sleep is heeded after it only."""
+    while True:
+        time.sleep(0.01)
 
 
 def terminate_process() -> int | None:

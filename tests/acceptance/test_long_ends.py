@@ -217,7 +217,10 @@ cluster.close()
     before = f"[live@{node.address}] "
     assert world.read_line(program) == before + "line 0\n"
     goes_on.touch()
-    out, err = program.communicate(timeout=LIMIT)
+    # Not `communicate`: it does not know of what was read together with the first line.
+    assert program.stdout is not None
+    assert program.stderr is not None
+    out, err = program.stdout.read(), program.stderr.read()
     assert out == "".join(f"{before}line {n}\n" for n in range(1, 100_000)) + before + "last\n"
     assert not err
-    assert program.returncode == 0
+    assert program.wait(LIMIT) == 0

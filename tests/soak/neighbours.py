@@ -33,6 +33,7 @@ SLOWEST = 0.5
 GROWTH = 32 * 1024 * 1024
 """Bytes that the node's memory may have grown."""
 LIMIT_OF_ROUND = 60.0
+WAYS_TO_LEAVE = ("close", "terminate", "kill", "exit", "cancel")
 
 
 # --- the honest client -----------------------------------------------------------------------
@@ -83,15 +84,15 @@ def _has_line() -> bool:
 
 
 # --- the client that hurts -------------------------------------------------------------------
-def hurting(address: str, seed: int, kinds: Sequence[str]) -> None:
-    """One cluster that hurts; how it leaves is drawn too."""
+def hurting(address: str, seed: int, kinds: Sequence[str], leave: str = "") -> None:
+    """One cluster that hurts; how it leaves is drawn too, unless it is given."""
     draw = random.Random(seed)
     options = {"isolation": "job"} if draw.random() < 0.3 else {}
     cluster = dispy_trio.JobCluster(hurt, nodes=[address])
     submit = cluster.options(**options).submit if options else cluster.submit
     jobs = [submit(draw.choice(kinds)) for _ in range(draw.randrange(1, 12))]
     until = time.monotonic() + draw.uniform(0.1, 5.0)
-    leave = draw.choice(("close", "terminate", "kill", "exit", "cancel"))
+    leave = leave or draw.choice(WAYS_TO_LEAVE)
     if leave == "cancel":
         for job in draw.sample(jobs, len(jobs) // 2):
             cluster.cancel(job)
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         honest(options.address, Path(options.scratch))
         return 0
     if options.role == "hurting":
-        hurting(options.address, options.seed, options.kinds)
+        hurting(options.address, options.seed, options.kinds, options.leave)
         return 0
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
         return referee(options, Path(scratch))
@@ -121,8 +122,9 @@ def referee(options: argparse.Namespace, scratch: Path) -> int:
     environment = {**os.environ, "XDG_CONFIG_HOME": str(scratch / "config")}
     places = scratch / "node"
     with _node(options.cpus, environment, places, scratch) as (node, address):
-        _run_hurting(address, options.seed - 1, ["return_much"], environment, scratch)
-        before = _vital_signs(node)
+        # What a node takes once is not growth; and what this one leaves is not to count as before.
+        _run_hurting(address, options.seed, ["return_much"], environment, scratch, "close")
+        before = _settled(node, places, _NOTHING)
         with _honest_client(address, environment, scratch) as client:
             rounds, end = _hurt_in_rounds(options, node, address, client, environment, scratch)
             if end:
@@ -130,8 +132,8 @@ def referee(options: argparse.Namespace, scratch: Path) -> int:
                 return 1
             out, _ = client.communicate(b"stop\n", timeout=LIMIT_OF_ROUND)
         seen = json.loads(out)
-        after = _settled(node, before)
-        left = [str(path) for path in places.rglob("computation-*")]
+        after = _settled(node, places, before)
+        left = [str(path) for path in places.glob("*/computation-*")]
     print(f"{rounds} rounds of hurting; honest jobs: {seen['done']}")
     print(f"slowest honest no-op: {seen['slowest']:.3f} s (at most {SLOWEST:g})")
     print(f"node before: {before}")
@@ -197,9 +199,15 @@ def _role(name: str, address: str) -> list[str]:
 
 
 def _run_hurting(
-    address: str, seed: int, kinds: Sequence[str], environment: dict[str, str], scratch: Path
+    address: str,
+    seed: int,
+    kinds: Sequence[str],
+    environment: dict[str, str],
+    scratch: Path,
+    leave: str = "",
 ) -> None:
     command = [*_role("hurting", address), "--seed", str(seed), "--kinds", *kinds]
+    command += ["--leave", leave]
     process = subprocess.Popen(
         command,
         env=environment,
@@ -246,23 +254,26 @@ def _node(
             print("node log:", block[-3000:])
 
 
-def _vital_signs(node: psutil.Process) -> dict[str, int]:
+_NOTHING = {"descriptors": sys.maxsize, "children": 0, "directories": 0}
+
+
+def _vital_signs(node: psutil.Process, places: Path) -> dict[str, int]:
     return {
         "pid": node.pid,
         "memory": node.memory_info().rss,
         "descriptors": node.num_fds(),
         "children": len(node.children(recursive=True)),
+        "directories": len(list(places.glob("*/computation-*"))),
     }
 
 
-def _settled(node: psutil.Process, before: dict[str, int]) -> dict[str, int]:
+def _settled(node: psutil.Process, places: Path, most: dict[str, int]) -> dict[str, int]:
     """The signs once what the last clients left is gone, or has had the time for it."""
     until = time.monotonic() + 90
     while True:
-        signs = _vital_signs(node)
-        if time.monotonic() > until or (
-            signs["descriptors"] <= before["descriptors"]
-            and signs["children"] <= before["children"]
+        signs = _vital_signs(node, places)
+        if time.monotonic() > until or all(
+            signs[sign] <= most[sign] for sign in ("descriptors", "children", "directories")
         ):
             return signs
         time.sleep(0.2)
@@ -275,6 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--role", choices=("referee", "honest", "hurting"), default="referee")
+    parser.add_argument("--leave", choices=("", *WAYS_TO_LEAVE), default="")
     parser.add_argument("--address", default="")
     parser.add_argument("--scratch", default="")
     return parser

@@ -112,7 +112,7 @@ class Engine:
     keeper: Keeper | None = field(default=None, init=False)
     queue: deque[Job] = field(factory=deque)
     wants_jobs: bool = True
-    """The core would send a job at once: whoever appends to the queue must say `wake`."""
+    """The core would send a job at once: whoever appends to the queue must say `wake`. See `handle`."""
     machine: ClusterMachine = field(factory=ClusterMachine)
     host: Host[ClusterEvent, c.ClusterCommand] = field(init=False)
     links: dict[str, NodeLink] = field(factory=dict)
@@ -137,7 +137,7 @@ class Engine:
     nodes: dict[str, DispyNode] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self.host = Host(self.machine, self._perform)
+        self.host = Host(self, self._perform)
         if self.embedded is not None:
             self.keeper = Keeper(self.embedded, self._is_wanted, self._use_embedded, self._lose)
         self.allocations = list(self.settings.choice.allocations)
@@ -215,11 +215,23 @@ class Engine:
 
     def _feed(self, event: ClusterEvent) -> None:
         self.host.feed(event)
-        if not self.queue:
-            self.wants_jobs = True
-            if self.queue:
-                # A job was submitted between the two lines above, by one who saw the flag unset.
-                self.host.feed(e.JobsSubmitted())
+
+    def handle(self, event: ClusterEvent, *, now: float) -> list[c.ClusterCommand]:
+        """The core's own, for the host; on whatever thread that is, on one at a time.
+
+        Jobs are appended meanwhile, and none may be left behind: from before the core looks at the
+        queue whoever appends says `wake`. Only those behind a job for which there was no room need
+        not: it and they are looked at when there is some.
+        """
+        self.wants_jobs = True
+        commands = self.machine.handle(event, now=now)
+        if self.queue:
+            self.wants_jobs = False
+        return commands
+
+    def next_deadline(self) -> float:
+        """The core's own, for the host."""
+        return self.machine.next_deadline()
 
     # --- what the core commands ----------------------------------------------------------------
     def _perform(self, command: c.ClusterCommand) -> None:

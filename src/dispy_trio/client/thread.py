@@ -235,11 +235,7 @@ class ClusterThread:
         elif not engine.wake_from_thread():
             self.call_soon(engine.resume)
         elif not engine.queue:
-            # A lone job, sent from here: nothing woke the other thread, so nobody else sets this.
-            engine.wants_jobs = True
-            job.lead = self._lead
-            if engine.queue:
-                self.call_soon(engine.wake)
+            job.lead = self._lead  # A lone job, sent from here.
 
     def _lead(self, job: DispyJob[Any]) -> None:
         if self.engine is not None and not self.gone:

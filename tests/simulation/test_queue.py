@@ -1,0 +1,61 @@
+"""No job stays behind in the queue, whenever it comes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+
+import pytest
+import trio
+
+from dispy_trio.client.engine import Engine
+from dispy_trio.client.jobs import DispyJob
+from dispy_trio.models import Job
+
+from . import kit
+from .kit import History, Simulation
+
+
+def test_who_submits_while_results_are_told_is_heard_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = Simulation(seed=1, slots=1, durations=(0.5,))
+    engines: list[Engine] = []
+    heard: list[bool] = []
+
+    class Eager(History):
+        """As a thread that is woken by the end of its job, and has the next one ready."""
+
+        def ended(self, jobs: Sequence[Job], again: bool) -> None:
+            super().ended(jobs, again)
+            (engine,) = engines
+            if not engine.queue and len(simulation.jobs) < 30:
+                heard.append(engine.wants_jobs)
+                _submit(simulation, engine)
+
+    async def scenario(simulation: Simulation, engine: Engine, _nursery: trio.Nursery) -> None:
+        engines.append(engine)
+        await engine.usable.wait()
+        await trio.sleep(1)
+        # More than the nodes take: the last ones are taken when results come.
+        for _ in range(20):
+            _submit(simulation, engine)
+        await trio.sleep(0.1)
+        assert not engine.wants_jobs, "who submits behind those need not wake anybody"
+
+    monkeypatch.setattr(kit, "History", Eager)
+    simulation.run(scenario)
+    assert heard
+    assert all(heard)
+    assert all(ends == ["Finished"] for ends in simulation.ends.values())
+
+
+def _submit(simulation: Simulation, engine: Engine) -> None:
+    """As `JobCluster.submit`, which wakes nobody twice."""
+    number = len(simulation.jobs) + 1
+    job: DispyJob[int] = DispyJob(number, pickle.dumps(((number,), {})), id=number)
+    simulation.jobs.append(job)
+    engine.queue.append(job)
+    if engine.wants_jobs:
+        engine.wants_jobs = False
+        trio.lowlevel.current_trio_token().run_sync_soon(engine.wake)

@@ -185,6 +185,8 @@ class Engine:
                 later(self._feed, event)
             elif not done:
                 later(self.resume)
+            elif self._wants_again():
+                later(self.wake)
 
         link.lead(take, later, lambda: job.ended, LEAD_SECONDS)
 
@@ -215,11 +217,16 @@ class Engine:
 
     def _feed(self, event: ClusterEvent) -> None:
         self.host.feed(event)
-        if not self.queue:
-            self.wants_jobs = True
-            if self.queue:
-                # A job was submitted between the two lines above, by one who saw the flag unset.
-                self.host.feed(e.JobsSubmitted())
+        if self._wants_again():
+            self.host.feed(e.JobsSubmitted())
+
+    def _wants_again(self) -> bool:
+        """Once the queue is empty, whoever submits has to say so again; True when it is too late."""
+        if self.queue:
+            return False
+        self.wants_jobs = True
+        # A job may have been submitted between the lines above, by one who saw the flag unset.
+        return bool(self.queue)
 
     # --- what the core commands ----------------------------------------------------------------
     def _perform(self, command: c.ClusterCommand) -> None:

@@ -666,6 +666,10 @@ def test_a_bulk_connection_that_ends_alone_ends_the_session(inside: bool) -> Non
         (encode_chunk_header(1, 10, 5, 5), "out of order"),
         (encode_chunk_header(1, 10, 0, 5) + bytes(5) + encode_chunk_header(1, 10, 0, 5), "order"),
         (encode_chunk_header(1, 10, 0, 5) + bytes(5) + encode_chunk_header(1, 11, 5, 5), "order"),
+        (
+            b"".join(encode_chunk_header(n, 10, 0, 5) + bytes(5) for n in range(9)),
+            "too many blobs",
+        ),
         (encode_chunk_header(1, 2**63, 0, 5), f"{2**63} bytes, for which there is no room"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -280,7 +281,9 @@ class NodeLink:
             self.feed(e.MessageReceived(self.key, message))
 
     def _make_room(self, blob: int, size: int) -> memoryview:
-        return memoryview(bytearray(size))
+        # Pages of it are had as bytes arrive: who only says a size gets nothing.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        return memoryview(mmap.mmap(-1, size, flags=private)) if size else memoryview(b"")
 
     def _on_blob(self, blob: int, memory: memoryview) -> None:
         self._received[blob] = memory

@@ -55,6 +55,8 @@ OUTBOX_LIMIT = 64 * 1024 * 1024
 READ_SIZE = 256 * 1024
 WRITE_SIZE = 1024 * 1024
 MISSED_PULSES = 3
+MOST_ARRIVING = 8
+"""Blobs that may arrive at a time, each of which has a descriptor; our own come one by one."""
 BULK_GRACE = 1.0
 LEAD_PAUSE = 0.002
 """Seconds for which the reader keeps away after somebody else has read."""
@@ -632,6 +634,8 @@ class Peer:
             header = parse_chunk_header(header_buffer, self.name)
             memory, received = arriving.get(header.blob, (None, 0))
             if memory is None:
+                if len(arriving) >= MOST_ARRIVING:
+                    raise ProtocolError(f"{self.name} began too many blobs before it ended one")
                 memory = self._make_room(blob_sink, header)
             if len(memory) != header.total or header.offset != received:
                 raise ProtocolError(f"{self.name} sent a chunk out of order: {header}")

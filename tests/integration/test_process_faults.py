@@ -322,3 +322,34 @@ async def test_a_template_deaf_in_the_users_code_is_ended_with_its_programs(tmp_
         assert is_alive(program)
         await bench.template.aclose()
         assert not is_alive(program)
+
+
+async def test_a_worker_whose_output_finds_no_thread_is_told_of_without_it(
+    bench: Bench,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def no_thread(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    await bench.start(2)
+    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
+    running = bench.send(jobs.flood_and_die, 200_000, worker=2)
+    died = await bench.next(seams.WorkerDied, 2)
+    assert died.started == running
+    assert died.stderr == b"what it wrote can't be kept: can't start new thread\n"
+    assert await bench.value(jobs.echo, 1) == 1
+
+
+async def test_a_worker_that_can_not_be_buried_ends_its_computation(
+    bench: Bench,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise ZeroDivisionError("of our own making")
+
+    pid = await bench.start(2)
+    monkeypatch.setattr(processes, "cut", fail)
+    os.kill(pid, signal.SIGKILL)
+    died = await bench.next(seams.TemplateDied)
+    assert died.text == "ZeroDivisionError: of our own making"

@@ -129,7 +129,8 @@ class Slots:
                 living -= 1
             if self._living() >= self.most_workers:
                 wanted = min(len(computation.waiting) - starting, self.slots - self._taken)
-                self._make_way(computation, wanted)
+                if self._make_way(computation, wanted):
+                    self._dismiss_worker(computation)
                 return
             self._start_worker(computation)
             starting += 1
@@ -148,19 +149,23 @@ class Slots:
         """Workers of all computations, those included that are about to end."""
         return sum(len(computation.workers) for computation in self._turn)
 
-    def _make_way(self, computation: Computation, wanted: int) -> None:
-        """Have that many workers of others end that idle; when they have, this one gets theirs."""
+    def _make_way(self, computation: Computation, wanted: int) -> int:
+        """Have that many workers of others end that idle; when they have, this one gets theirs.
+
+        Returns how many it still lacks then.
+        """
         others = [other for other in self._turn if other is not computation]
-        for other in others:
-            states = [worker.state for worker in other.workers.values()]
+        for one in self._turn:
+            states = [worker.state for worker in one.workers.values()]
             wanted -= states.count(WorkerState.ENDING)
         # Those last that will have work for them in a moment.
         for other in sorted(others, key=lambda other: bool(other.waiting)):
             for worker in list(other.idle_workers):
                 if wanted <= 0:
-                    return
+                    return 0
                 self._stop_worker(other, worker)
                 wanted -= 1
+        return max(0, wanted)
 
     def _put_off_start(self, computation: Computation, failures: int) -> None:
         """Let time pass before the next worker is started, the more the oftener it failed."""

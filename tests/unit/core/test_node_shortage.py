@@ -11,7 +11,7 @@ from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.node import REFUSED_LIMIT, STILLBORN_LIMIT, NodeMachine, TemplateReport
 from dispy_trio.core.sessions import Computation
-from dispy_trio.models import Outcome
+from dispy_trio.models import Conditions, Outcome
 
 CLIENT = "s" * 32
 
@@ -227,6 +227,25 @@ def test_no_more_workers_end_than_are_needed() -> None:
     assert len(node.stopped()) == 1
     node.tell(e.Tick())
     assert node.stopped() == []
+
+
+def test_own_workers_that_have_run_give_way_to_one_that_has_not() -> None:
+    node = Node(slots=4, most_workers=4)
+    node.open(1)
+    node.open(2)
+    node.run(1, [1, 2])
+    used = node.started()
+    node.begin(1, used)
+    for worker in used:
+        node.finish(1, worker)
+    node.run(2, [3, 4])
+    node.begin(2, node.started())
+    isolated = messages.RunJobs(1, [5], [1], [b"x"], [], Conditions(isolated=True))
+    node.tell(e.MessageReceived(CLIENT, isolated))
+    (stopped,) = node.stopped()
+    assert stopped in used
+    node.report(1, died(stopped, started=1))
+    assert len(node.started()) == 1
 
 
 # --- deaths at birth ---------------------------------------------------------------------------

@@ -15,10 +15,13 @@ from pathlib import Path
 from dispy_mapreduce import InlineEngine, map_reduce
 
 
-def words(line: str) -> Iterator[tuple[str, int]]:
+def mapper(line: str) -> Iterator[tuple[str, int]]:
     """Each word of a line, once for every time it is there."""
     for word in line.split():
         yield word, 1
+
+
+reducer = sum
 
 
 def library_sources() -> list[Path]:
@@ -47,8 +50,8 @@ def main() -> int:
 
     sources = library_sources()
     counts = map_reduce(
-        words,
-        sum,
+        mapper,
+        reducer,
         sources,
         nodes=options.node,
         cluster=InlineEngine() if options.inline else None,

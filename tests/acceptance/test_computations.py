@@ -8,6 +8,7 @@ import itertools
 import os
 import sys
 import time
+import zipapp
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -672,3 +673,30 @@ job()
 """
     program = world.start(sys.executable, world.write("live.py", script), node.address)
     assert world.read_line(program) == f"[live@{node.address}] first 1\n"
+
+
+def test_modules_of_a_zipapp_go_along(world: World) -> None:
+    node = world.start_node("127.0.0.3")
+    world.write("app/beside.py", "def double(n):\n    return 2 * n\n")
+    world.write("app/package/__init__.py", "from .inner import above\n")
+    world.write("app/package/inner.py", "def above(n):\n    return n + 1\n")
+    world.write(
+        "app/__main__.py",
+        """
+import sys
+import beside, package
+import dispy_trio as dispy
+
+def compute(n):
+    return package.above(beside.double(n))
+
+with dispy.JobCluster(compute, nodes=[sys.argv[1]]) as cluster:
+    job = cluster.submit(3)
+    print(job(), job.exception)
+""",
+    )
+    archive = world.tmp_path / "app.pyz"
+    zipapp.create_archive(world.tmp_path / "app", archive)
+    program = world.start(sys.executable, archive, node.address)
+    out, err = program.communicate(timeout=LIMIT)
+    assert (out, err) == ("7 None\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 
@@ -72,4 +73,30 @@ while any(job.status != DispyJob.Running for job in jobs):
     out, err = program.communicate(timeout=LIMIT)
     assert program.returncode == (0 if end is None else -end)
     assert (out, err) == ("", "")
+    world.wait_until_gone()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_the_usual_descriptors_has_its_jobs_run(
+    world: World, closed: str
+) -> None:
+    told = world.tmp_path / "told"
+    script = f"""
+from dispy_trio import JobCluster
+
+def talk(n):
+    print("heard", n)
+    return n
+
+with JobCluster(talk, cpus=1) as cluster:
+    job = cluster.submit(3)
+    text = repr((job(), job.stdout, job.exception))
+with open({str(told)!r}, "w") as file:
+    file.write(text)
+"""
+    command = shlex.join([sys.executable, str(world.write("program.py", script))])
+    program = world.start("sh", "-c", f"exec {command} {closed}")
+    out, err = program.communicate(timeout=LIMIT)
+    assert (program.returncode, out, err) == (0, "", "")
+    assert told.read_text() == "(3, 'heard 3\\n', None)".replace("\n", "\\n")
     world.wait_until_gone()

@@ -224,3 +224,30 @@ cluster.close()
     assert out == "".join(f"{before}line {n}\n" for n in range(1, 100_000)) + before + "last\n"
     assert not err
     assert program.wait(LIMIT) == 0
+
+
+def test_jobs_go_on_when_live_output_cannot_be_written(world: World) -> None:
+    """Characters that an encoding lacks are shown by escapes; that nobody reads is no failure."""
+    script = """
+import dispy_trio as dispy, os, sys
+
+def talk(n):
+    print("\u20ac", n)
+    return n
+
+with dispy.JobCluster(talk, live_output=True) as cluster:
+    cluster.submit(0)()
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    jobs = [cluster.submit(n) for n in range(9)]
+    print([job() for job in jobs], {len(job.stdout) for job in jobs}, file=sys.stderr)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+"""
+    program = world.write("live.py", script)
+    process = world.start("env", "PYTHONIOENCODING=ascii", sys.executable, program)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    assert out.endswith("] \\u20ac 0\n")
+    assert err == "[0, 1, 2, 3, 4, 5, 6, 7, 8] {4}\n"
+    world.wait_until_gone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_the_command_prints_pairs(world: World) -> None:
     assert command.returncode == 0, err
     printed = dict(line.split("\t") for line in out.splitlines())
     assert printed == {key: str(value) for key, value in expected.items()}
+
+
+def test_the_command_of_the_readme(world: World) -> None:
+    top = Path(__file__).parents[2]
+    (line,) = re.findall(r"^dispy-trio mapreduce .*$", (top / "README.md").read_text(), re.M)
+    command = world.start(sys.executable, "-m", "dispy_trio", *line.split()[1:], cwd=top)
+    out, err = command.communicate(timeout=LIMIT)
+    assert command.returncode == 0, err
+    assert "dispy\t" in out
 
 
 def test_a_missing_input_is_named_before_anything_starts(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -155,6 +156,28 @@ def test_live_output_comes_while_the_job_runs(world: World) -> None:
     status, lines, err = finish(process)
     assert (status, err) == (0, "")
     assert without_labels(lines) == {"last"}
+
+
+@pytest.mark.parametrize("command", [("yes",), ("--no-live", "sleep", "60")])
+def test_it_ends_with_whoever_reads_it(world: World, command: tuple[str, ...]) -> None:
+    process = world.start(*RUN, *command)
+    assert process.stdout is not None
+    if command == ("yes",):
+        assert world.read_line(process).endswith("] y\n")
+    process.stdout.close()
+    assert process.wait(LIMIT) == 1
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    world.wait_until_gone()
+
+
+def test_output_that_could_not_be_written_is_a_failure(world: World) -> None:
+    command = shlex.join((*RUN, "seq", "100000"))
+    status, _, err = finish(world.start("sh", "-c", f"{command} > /dev/full"))
+    assert status == 1
+    assert "what jobs print can't be shown: [Errno 28]" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    world.wait_until_gone()
 
 
 def test_a_job_that_takes_too_long_is_terminated(world: World) -> None:

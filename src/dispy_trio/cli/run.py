@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
+import os
 import re
+import select
 import shlex
 import shutil
 import sys
@@ -17,7 +20,7 @@ import typer
 from attrs import frozen
 
 import dispy_trio
-from dispy_trio.errors import LocalError
+from dispy_trio.errors import DispyError, LocalError
 from dispy_trio.texts import readable
 
 __all__ = ["RunOptions", "arguments_of_jobs", "load_computation", "run_jobs"]
@@ -26,6 +29,9 @@ log = logging.getLogger("dispy_trio")
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+
+LOOK_EVERY = 0.5
+"""Seconds after which it is looked whether anybody reads what is written."""
 
 
 @frozen
@@ -68,7 +74,7 @@ def run_jobs(options: RunOptions) -> int:
         jobs = [submit(*arguments) for arguments in given]
         succeeded = []
         for number, (job, arguments) in enumerate(zip(jobs, given, strict=True), 1):
-            job.wait()
+            _wait(job, cluster._thread.live)
             if not options.live:
                 typer.echo(job.stdout or "", nl=False)
                 typer.echo(job.stderr or "", nl=False, err=True)
@@ -196,6 +202,31 @@ def arguments_of_jobs(
             yield (argument,)
     if not options.argument_strings and not options.arguments:
         yield ()
+
+
+def _wait(job: Any, live: Any) -> None:
+    """Wait for its end, as long as what it prints can be told.
+
+    Args:
+        job: to be waited for.
+        live: what shows the output of jobs while they run, if anything does.
+
+    Raises:
+        BrokenPipeError: whoever read what we write has seen enough (``| head``).
+        DispyError: stdout or stderr can't be written; says why.
+    """
+    stdout = select.poll()
+    stdout.register(1, 0)
+    ended = False
+    while not ended:
+        ended = job.finish.wait(LOOK_EVERY)
+        for failure in list(live.failures.values()) if live is not None else ():
+            if isinstance(failure, BrokenPipeError):
+                raise failure
+            raise DispyError(f"what jobs print can't be shown: {failure}")
+        # A pipe that nobody reads, and maybe nothing is written to it for long.
+        if not ended and any(events & select.POLLERR for _, events in stdout.poll(0)):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 # --- what it gave ----------------------------------------------------------------------------

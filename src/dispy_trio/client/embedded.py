@@ -10,6 +10,7 @@ both start up side by side.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TypedDict
+from typing import TextIO, TypedDict
 
 from dispy_trio.client import forks
 from dispy_trio.compute.descriptors import usual_limit
@@ -73,6 +74,9 @@ class EmbeddedNode:
         }
         ours, theirs = socket.socketpair()
         with theirs:
+            # Where we have no stdout, say, it may be number 1, which is something else there.
+            number = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -80,15 +84,19 @@ class EmbeddedNode:
                     "-P",
                     "-c",
                     _START,
-                    str(theirs.fileno()),
+                    str(number),
                     str(usual_limit()),
                     str(Path(__file__).resolve().parents[2]),
                 ],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[number],
                 stdin=subprocess.DEVNULL,
+                stdout=_ours_or_nothing(1, sys.__stdout__),
+                stderr=_ours_or_nothing(2, sys.__stderr__),
                 # Of its own session: Ctrl-C at the terminal is the client's to handle.
                 start_new_session=True,
             )
+        finally:
+            os.close(number)
         # Not as an argument: those can be read by everybody on this machine.
         try:
             ours.sendall(json.dumps(self._settings).encode() + b"\n")
@@ -139,3 +147,15 @@ class EmbeddedNode:
         finally:
             os.close(pidfd)
         self._process.wait()
+
+
+def _ours_or_nothing(number: int, stream: TextIO | None) -> int | None:
+    """What a node has for stdout or stderr: ours, if we were started with one and have it still.
+
+    Its processes count on them. Of a number that was free, anything may have been made since.
+    """
+    try:
+        os.fstat(number)
+    except OSError:
+        return subprocess.DEVNULL
+    return subprocess.DEVNULL if stream is None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -11,6 +12,8 @@ from attrs import define, field
 from dispy_trio.client.jobs import UserJob
 
 __all__ = ["LiveOutput"]
+
+log = logging.getLogger("dispy_trio")
 
 
 @define
@@ -28,6 +31,8 @@ class LiveOutput:
     """The output of all jobs of one cluster."""
 
     _jobs: dict[int, _Shown] = field(factory=dict)
+    failures: dict[int, Exception] = field(factory=dict)
+    """Why stdout, which is 0, or stderr can't be written any more."""
 
     def written(self, job: UserJob[Any], stdout: bytes, stderr: bytes) -> None:
         """A running job has written something."""
@@ -58,11 +63,26 @@ class LiveOutput:
         for line in lines:
             self._print(job, which, line)
 
-    @staticmethod
-    def _print(job: UserJob[Any], which: int, line: bytes) -> None:
-        stream: TextIO = (sys.stdout, sys.stderr)[which]
+    def _print(self, job: UserJob[Any], which: int, line: bytes) -> None:
+        stream: TextIO | None = (sys.stdout, sys.stderr)[which]
+        if stream is None or which in self.failures:
+            return
         node = (job.node or "").strip("[]")
-        text = line.decode(errors="backslashreplace")
-        # One write: lines of the program itself may come in between two.
-        stream.write(f"[{job.id}@{node}] {text}\n")
-        stream.flush()
+        text = f"[{job.id}@{node}] {line.decode(errors='backslashreplace')}\n"
+        try:
+            # One write: lines of the program itself may come in between two.
+            stream.write(_fit(text, stream))
+            stream.flush()
+        except Exception as exc:
+            # What is shown is a copy: that nobody reads it, or that a disk is full, is no reason to
+            # fail for jobs, nor for the node whose message brought it.
+            self.failures[which] = exc
+            if not isinstance(exc, BrokenPipeError):
+                name = ("stdout", "stderr")[which]
+                log.warning("what jobs write to %s is shown no more: %r", name, exc)
+
+
+def _fit(text: str, stream: TextIO) -> str:
+    """With escapes where the stream's encoding lacks a character."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

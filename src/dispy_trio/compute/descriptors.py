@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import resource
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
 
 __all__ = ["raise_limit", "set_usual_limit", "usual_limit"]
 
@@ -10,6 +14,22 @@ _ENOUGH = 1 << 20
 """Where the kernel's own limit is by default: a larger one may be refused."""
 
 _usual: int | None = None
+
+
+def _own_resource() -> ModuleType:
+    """Python's own `resource`: clients may have another one beside their program."""
+    places = [place for place in sys.path if place.endswith("/lib-dynload")]
+    finders: Any = importlib.machinery.BuiltinImporter, importlib.machinery.PathFinder
+    for finder in finders:
+        spec = finder.find_spec("resource", places)
+        if spec is not None and spec.loader is not None:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    return importlib.import_module("resource")
+
+
+resource: Any = _own_resource()
 
 
 def raise_limit() -> int:
@@ -22,19 +42,19 @@ def raise_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _usual is None:
         _usual = soft
-    most = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
+    most: int = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
     if soft == resource.RLIM_INFINITY or soft >= most:
         return most
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     except (OSError, ValueError):
-        return soft  # The kernel's own limit was lowered.
+        return int(soft)  # The kernel's own limit was lowered.
     return most
 
 
 def usual_limit() -> int:
     """What the user's own code is to have: the limit that we were started with."""
-    return _usual if _usual is not None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _usual if _usual is not None else int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def set_usual_limit(limit: int) -> None:

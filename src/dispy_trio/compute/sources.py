@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import sys
 import sysconfig
+import zipimport
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -102,7 +103,13 @@ def _is_installed(path: Path, installed: tuple[Path, ...]) -> bool:
 
 def _read(path: Path) -> str:
     """The text, in whatever encoding the file says it is."""
-    return importlib.util.decode_source(path.read_bytes())
+    try:
+        data = path.read_bytes()
+    except NotADirectoryError:
+        # It was imported from an archive: see `zipapp`.
+        archive = next(parent for parent in path.parents if parent.is_file())
+        data = zipimport.zipimporter(str(archive)).get_data(str(path))
+    return importlib.util.decode_source(data)
 
 
 @define

@@ -123,6 +123,8 @@ class _Worker:
     """What it did that no worker does; it is being killed for it."""
     refused: str = ""
     """Why it can't be had; it is being killed for it."""
+    told_later: bool = False
+    """It is dead, and a task copies what it wrote before it tells of that."""
 
     def started(self) -> tuple[int, float]:
         """Sequence of the last job that it started, now that it is dead, and when."""
@@ -694,6 +696,7 @@ class ProcessTemplate:
             self._close_worker(worker)
             self._report(died)
         else:
+            worker.told_later = True
             self._start_task(self._bury_with_output, worker, died, outputs)
 
     def _account(
@@ -725,18 +728,22 @@ class ProcessTemplate:
     async def _bury_with_output(
         self, worker: _Worker, died: seams.WorkerDied, outputs: tuple[Written, Written]
     ) -> None:
-        with trio.CancelScope(shield=True):
-            # Bounded by the length of a file on this machine's disk.
-            await self._keep_output(died, outputs)
-        self._close_worker(worker)
-        self._report(died)
+        try:
+            with trio.CancelScope(shield=True):
+                # Bounded by the length of a file on this machine's disk.
+                await self._keep_output(died, outputs)
+        finally:
+            # Whoever ends the whole computation waits for this.
+            self._close_worker(worker)
+            self._report(died)
 
     async def _keep_output(self, died: seams.WorkerDied, outputs: tuple[Written, Written]) -> None:
         try:
             died.segment, died.sizes = await trio.to_thread.run_sync(
                 write_parts, [b""], outputs, self._settings.directory
             )
-        except OSError as exc:
+        except (OSError, RuntimeError, MemoryError) as exc:
+            # RuntimeError: there is no thread to be had.
             died.stderr = f"what it wrote can't be kept: {exc}\n".encode()
 
     def _close_worker(self, worker: _Worker) -> None:
@@ -764,8 +771,8 @@ class ProcessTemplate:
         for worker in list(self._workers.values()):
             if worker.life is _Life.ALIVE:
                 await trio.lowlevel.wait_readable(worker.pidfd)
-            if worker.life is _Life.DEAD:
-                continue  # What it wrote is being copied; that task tells.
+            if worker.told_later:
+                continue
             try:
                 died, outputs = self._account(
                     worker, f"killed with its computation's process: {how}"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any
 
-from dispy_trio.child import context
+from dispy_trio.child import context, forks
 from dispy_trio.child.dying import die_with_worker
 
 __all__ = ["Program"]
@@ -46,6 +46,41 @@ class Program:
             OSError: it can't be executed here; says why.
             KeyboardInterrupt: the job was cancelled, and the program died of it.
         """
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            before = forks.set_mask(signal.SIG_BLOCK, _SIGNALS)
+            try:
+                process = self._start(arguments, before)
+            finally:
+                forks.set_mask(signal.SIG_SETMASK, before)
+            return _wait(process)
+        except KeyboardInterrupt:
+            if process is None:
+                raise
+            # The signal went to the whole process group: the program has it too, and may end in
+            # order. If it does not, the next rungs of the ladder take it.
+            status = _wait(process)
+            if status < 0:
+                raise
+            return status
+
+    def _start(self, arguments: Sequence[Any], mask: set[int]) -> subprocess.Popen[bytes]:
+        """Start the program, which gets that mask of signals.
+
+        They have to be blocked until it runs: one that comes in the middle is lost, where it is
+        raised in a hook of the fork, or is taken for a failure to start.
+        """
+        worker = os.getpid()
+
+        def become_the_program() -> None:
+            die_with_worker()
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+                if _waits(number, worker):
+                    # It came right before the fork, and was meant for us too.
+                    signal.raise_signal(number)
+            forks.set_mask(signal.SIG_SETMASK, mask)
+
         root = context.root
         environment = {
             **os.environ,
@@ -57,7 +92,7 @@ class Program:
             ),
         }
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command(root, arguments),
                 env=environment,
                 # Not our own files: a program can empty those, as shells do for `> /dev/stderr`.
@@ -65,21 +100,19 @@ class Program:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 # The node may be killed with all its workers. There is one thread here.
-                preexec_fn=die_with_worker,
+                preexec_fn=become_the_program,
             )
         except OSError as exc:
             raise OSError(
                 exc.errno, f"node {context.node_name} can't execute {self.file!r}: {exc.strerror}"
             ) from exc
-        try:
-            return _wait(process)
-        except KeyboardInterrupt:
-            # The signal went to the whole process group: the program has it too, and may end in
-            # order. If it does not, the next rungs of the ladder take it.
-            status = _wait(process)
-            if status < 0:
-                raise
-            return status
+
+
+def _waits(number: int, process: int) -> bool:
+    """Whether a signal waits in a process that blocks it."""
+    with open(f"/proc/{process}/status") as file:
+        waiting = [int(line.split()[1], 16) for line in file if line.startswith("ShdPnd:")]
+    return bool(waiting[0] >> (number - 1) & 1)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -551,11 +551,13 @@ class ProcessTemplate:
             pass  # Hundreds were not read: it is deaf, and the next rung is SIGKILL.
         # Dead or not, it is not reaped before we say so: the id is still its own.
         try:
-            if worker.ring.started()[0] == sequence:
-                os.killpg(worker.pid, which)
-            else:
+            if worker.ring.started()[0] != sequence:
                 # The job waits, or is over: the programs in the group are not its.
                 signal.pidfd_send_signal(worker.pidfd, which)
+            # Also when it has just started: its programs did not hear the signal above, which
+            # is all the worker needs, and another one does nothing to that.
+            if worker.ring.started()[0] == sequence:
+                os.killpg(worker.pid, which)
         except ProcessLookupError:
             pass  # It went with its template, of whose end we are about to hear.
 

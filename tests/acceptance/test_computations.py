@@ -51,6 +51,13 @@ def wait_running(job: Any) -> None:
         time.sleep(0.01)
 
 
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + LIMIT
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 # --- programs ----------------------------------------------------------------------------------
 def test_a_python_program_with_arguments_exit_status_and_variables(make: Make) -> None:
     Path("prog.py").write_text(
@@ -81,14 +88,15 @@ def test_a_program_from_the_path_and_one_that_is_cancelled(make: Make) -> None:
     assert (job.stdout, job.exception) == (b"", None)
 
 
-def test_a_program_that_ends_in_order_when_it_is_interrupted(make: Make) -> None:
+def test_a_program_that_ends_in_order_when_it_is_interrupted(make: Make, tmp_path: Path) -> None:
     Path("trap.sh").write_text(
-        "#!/bin/sh\ntrap 'echo bye; exit 3' INT\necho ready\nwhile :; do sleep 0.05; done\n"
+        "#!/bin/sh\ntrap 'echo bye; exit 3' INT\necho ready\ntouch \"$1\"\n"
+        "while :; do sleep 0.05; done\n"
     )
     Path("trap.sh").chmod(0o755)
     cluster = make("trap.sh")
-    job = cluster.submit()
-    wait_running(job)
+    job = cluster.submit(tmp_path / "trapped")
+    wait_for(tmp_path / "trapped")
     cluster.cancel(job)
     assert job() == 3
     assert (job.status, job.stdout) == (dispy.DispyJob.Finished, b"ready\nbye\n")
@@ -473,19 +481,20 @@ def test_the_typed_functions_of_new_code(make: Make) -> None:
     assert job.progress == (0.5, "half")
 
 
-def test_a_job_may_ask_whether_it_was_cancelled(make: Make) -> None:
-    def compute() -> str:
+def test_a_job_may_ask_whether_it_was_cancelled(make: Make, tmp_path: Path) -> None:
+    def compute(started: Path) -> str:
         from dispy_trio import job
 
         try:
-            time.sleep(60)
+            started.touch()
+            while True:  # A signal right before a sleep is heeded after it only.
+                time.sleep(0.01)
         except KeyboardInterrupt:
             return f"cancelled: {job.cancelled()}"
-        return "not"
 
     cluster = make(compute)
-    job = cluster.submit()
-    wait_running(job)
+    job = cluster.submit(tmp_path / "started")
+    wait_for(tmp_path / "started")
     cluster.cancel(job)
     assert job() == "cancelled: True"
     assert job.status == dispy.DispyJob.Finished

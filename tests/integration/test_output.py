@@ -8,13 +8,16 @@ import pickle
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import trio
 
 from dispy_trio import seams
 from dispy_trio.child.program import Program
 from dispy_trio.compute import packaging
+from dispy_trio.models import Outcome
 
 from . import output_jobs as jobs
 from .test_processes import Bench, open_bench, until_true, written
@@ -203,3 +206,15 @@ async def test_what_a_program_leaves_running_can_still_write(tmp_path: Path) -> 
 
 def send_bare(bench: Bench) -> int:
     return bench.send_raw(pickle.dumps(((), {})))
+
+
+async def test_an_interrupt_at_any_moment_of_its_start_ends_a_program(tmp_path: Path) -> None:
+    random = Random(7)
+    async with open_bench(tmp_path, program(tmp_path, "exec sleep 60")) as bench:
+        await bench.next(seams.TemplateReady)
+        await bench.start()
+        for _ in range(300):
+            sequence = send_bare(bench)
+            await trio.sleep(random.uniform(0, 0.008))
+            bench.template.interrupt(1, sequence)
+            assert (await bench.result(sequence)).outcome == Outcome.CANCELLED

@@ -526,7 +526,10 @@ async def test_recalls_at_any_moment_lose_nothing_and_double_nothing(bench: Benc
     noop = packaging.pack_arguments((jobs.echo, 1), {})
     assert isinstance(noop, bytes)
     returned_back: set[int] = set()
-    for _ in range(500):
+    rounds = 0
+    # How many run before they are recalled says how busy the machine is.
+    while rounds < 500 or min(bench.sent[1] - len(returned_back), len(returned_back)) <= 500:
+        rounds += 1
         bench.send_many([noop] * draw.randint(1, 40))
         until = time.perf_counter() + draw.random() * 200e-6
         while time.perf_counter() < until:
@@ -541,8 +544,6 @@ async def test_recalls_at_any_moment_lose_nothing_and_double_nothing(bench: Benc
     ran = set(bench.results[1])
     assert ran | returned_back == set(range(1, last + 1))
     assert not ran & returned_back
-    assert len(ran) > 500
-    assert len(returned_back) > 500
 
 
 # --- what jobs ask -----------------------------------------------------------------------------

@@ -70,11 +70,15 @@ class Program:
         They have to be blocked until it runs: one that comes in the middle is lost, where it is
         raised in a hook of the fork, or is taken for a failure to start.
         """
+        worker = os.getpid()
 
         def become_the_program() -> None:
             die_with_worker()
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+                if _waits(number, worker):
+                    # It came right before the fork, and was meant for us too.
+                    signal.raise_signal(number)
             forks.set_mask(signal.SIG_SETMASK, mask)
 
         root = context.root
@@ -102,6 +106,13 @@ class Program:
             raise OSError(
                 exc.errno, f"node {context.node_name} can't execute {self.file!r}: {exc.strerror}"
             ) from exc
+
+
+def _waits(number: int, process: int) -> bool:
+    """Whether a signal waits in a process that blocks it."""
+    with open(f"/proc/{process}/status") as file:
+        waiting = [int(line.split()[1], 16) for line in file if line.startswith("ShdPnd:")]
+    return bool(waiting[0] >> (number - 1) & 1)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

@@ -128,6 +128,8 @@ class _Worker:
     """What it did that no worker does; it is being killed for it."""
     refused: str = ""
     """Why it can't be had; it is being killed for it."""
+    told_later: bool = False
+    """It is dead, and a task copies what it wrote before it tells of that."""
 
     def started(self) -> tuple[int, float]:
         """Sequence of the last job that it started, now that it is dead, and when."""
@@ -563,11 +565,13 @@ class ProcessTemplate:
             pass  # Hundreds were not read: it is deaf, and the next rung is SIGKILL.
         # Dead or not, it is not reaped before we say so: the id is still its own.
         try:
-            if worker.ring.started()[0] == sequence:
-                os.killpg(worker.pid, which)
-            else:
+            if worker.ring.started()[0] != sequence:
                 # The job waits, or is over: the programs in the group are not its.
                 signal.pidfd_send_signal(worker.pidfd, which)
+            # Also when it has just started: its programs did not hear the signal above, which
+            # is all the worker needs, and another one does nothing to that.
+            if worker.ring.started()[0] == sequence:
+                os.killpg(worker.pid, which)
         except ProcessLookupError:
             pass  # It went with its template, of whose end we are about to hear.
 
@@ -708,6 +712,7 @@ class ProcessTemplate:
             self._close_worker(worker)
             self._report(died)
         else:
+            worker.told_later = True
             self._start_task(self._bury_with_output, worker, died, outputs)
 
     def _account(
@@ -739,18 +744,22 @@ class ProcessTemplate:
     async def _bury_with_output(
         self, worker: _Worker, died: seams.WorkerDied, outputs: tuple[Written, Written]
     ) -> None:
-        with trio.CancelScope(shield=True):
-            # Bounded by the length of a file on this machine's disk.
-            await self._keep_output(died, outputs)
-        self._close_worker(worker)
-        self._report(died)
+        try:
+            with trio.CancelScope(shield=True):
+                # Bounded by the length of a file on this machine's disk.
+                await self._keep_output(died, outputs)
+        finally:
+            # Whoever ends the whole computation waits for this.
+            self._close_worker(worker)
+            self._report(died)
 
     async def _keep_output(self, died: seams.WorkerDied, outputs: tuple[Written, Written]) -> None:
         try:
             died.segment, died.sizes = await trio.to_thread.run_sync(
                 write_parts, [b""], outputs, self._settings.directory
             )
-        except OSError as exc:
+        except (OSError, RuntimeError, MemoryError) as exc:
+            # RuntimeError: there is no thread to be had.
             died.stderr = f"what it wrote can't be kept: {exc}\n".encode()
 
     def _close_worker(self, worker: _Worker) -> None:
@@ -778,8 +787,8 @@ class ProcessTemplate:
         for worker in list(self._workers.values()):
             if worker.life is _Life.ALIVE:
                 await trio.lowlevel.wait_readable(worker.pidfd)
-            if worker.life is _Life.DEAD:
-                continue  # What it wrote is being copied; that task tells.
+            if worker.told_later:
+                continue
             try:
                 died, outputs = self._account(
                     worker, f"killed with its computation's process: {how}"

@@ -541,8 +541,9 @@ async def test_recalls_at_any_moment_lose_nothing_and_double_nothing(bench: Benc
     ran = set(bench.results[1])
     assert ran | returned_back == set(range(1, last + 1))
     assert not ran & returned_back
-    assert len(ran) > 500
-    assert len(returned_back) > 500
+    # How many of each says only how busy the machine was.
+    assert len(ran) > 1
+    assert returned_back
 
 
 # --- what jobs ask -----------------------------------------------------------------------------

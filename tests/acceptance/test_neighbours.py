@@ -236,10 +236,41 @@ def test_what_a_job_started_ends_when_node_and_template_are_killed_together(
         assert client.poll() is None
         time.sleep(0.01)
     worker = int(next(marks.iterdir()).name)
-    template = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    template = parent_of(worker)
     os.kill(node.process.pid, signal.SIGSTOP)
     for pid in (template, node.process.pid):
         os.kill(pid, signal.SIGKILL)
     world.wait_until_gone(but=(client.pid,))
     client.kill()
     client.wait()
+
+
+def test_what_jobs_started_ends_when_their_warden_is_killed(world: World) -> None:
+    # What the node was left with by who started it is not its own to end.
+    prefix = ("sh", "-c", 'sleep 301 >/dev/null 2>&1 & exec "$@"', "sh")
+    node = world.start_node("127.0.0.1", "--cpus", "1", prefix=prefix)
+    marks = world.tmp_path / "marks"
+    marks.mkdir()
+    client = world.start(sys.executable, program_for(world, marks, "jobs"), node.address)
+    while not list(marks.iterdir()):
+        assert client.poll() is None
+        time.sleep(0.01)
+    template = parent_of(int(next(marks.iterdir()).name))
+    warden = parent_of(template)
+    assert parent_of(warden) == node.process.pid
+    programs = [pid for pid in world.marked() if command_of(pid) == "sleep\x00300\x00"]
+    assert len(programs) >= 2
+    client.kill()
+    client.wait()
+    os.kill(warden, signal.SIGKILL)
+    until = time.monotonic() + 5.0
+    while left := [pid for pid in (template, *programs) if command_of(pid)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.01)  # Other processes' ends: nothing tells of them.
+    assert node.process.poll() is None
+    (kept,) = [pid for pid in world.marked() if command_of(pid) == "sleep\x00301\x00"]
+    os.kill(kept, signal.SIGKILL)
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -10,7 +10,7 @@ import trio
 
 from dispy_trio.client.engine import Engine
 from dispy_trio.client.jobs import DispyJob
-from dispy_trio.models import Job
+from dispy_trio.models import Job, JobStatus
 
 from . import kit
 from .kit import History, Simulation
@@ -59,3 +59,23 @@ def _submit(simulation: Simulation, engine: Engine) -> None:
     if engine.wants_jobs:
         engine.wants_jobs = False
         trio.lowlevel.current_trio_token().run_sync_soon(engine.wake)
+
+
+def test_a_job_is_whole_before_it_is_seen_to_have_ended() -> None:
+    simulation = Simulation(seed=1)
+    seen: list[bool] = []
+
+    class Watched(DispyJob[int]):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "status" and value == JobStatus.Finished:
+                seen.append(bool(self.reply) and self.end_time is not None)
+            super().__setattr__(name, value)
+
+    async def scenario(simulation: Simulation, engine: Engine, _nursery: trio.Nursery) -> None:
+        job = Watched(1, pickle.dumps(((1,), {})), id=1)
+        simulation.jobs.append(job)
+        engine.queue.append(job)
+        engine.wake()
+
+    simulation.run(scenario)
+    assert seen == [True]

@@ -6,7 +6,14 @@ import ctypes
 import os
 import signal
 
-__all__ = ["adopt_orphans", "children", "die_with_parent", "die_with_worker", "kill_below"]
+__all__ = [
+    "adopt_orphans",
+    "children",
+    "die_with_parent",
+    "die_with_worker",
+    "kill_below",
+    "kill_each",
+]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -43,11 +50,19 @@ def kill_below() -> None:
     beyond: set[int] = set()
     # Whoever is killed leaves us its own children.
     while found := [pid for pid in children() if pid not in beyond]:
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except PermissionError:
-                beyond.add(pid)  # A program that runs as another user.
-        for pid in found:
-            if pid not in beyond:
-                os.waitpid(pid, 0)
+        killed = kill_each(found)
+        beyond.update(set(found) - set(killed))
+        for pid in killed:
+            os.waitpid(pid, 0)
+
+
+def kill_each(pids: list[int]) -> list[int]:
+    """Kill children of this process; those that it may kill."""
+    killed = []
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError:
+            continue  # A program that runs as another user.
+        killed.append(pid)
+    return killed

@@ -5,7 +5,8 @@ ends nobody. Its warden does nothing but wait for either. It is the reaper of al
 whatever jobs have started comes to it in the end, also what left its process group or session; and
 it kills all of that before it ends, as its template ended.
 
-Parent-death signals are for the case that it is killed too.
+When it is killed too, parent-death signals end its template and the workers, and what they have
+started comes to the node, which ends that (`compute.orphans`).
 """
 
 from __future__ import annotations

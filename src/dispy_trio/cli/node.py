@@ -75,7 +75,7 @@ def run(options: NodeOptions) -> None:
 
 
 def _serve(settings: NodeSettings, options: NodeOptions, hours: ServiceHours | None) -> None:
-    outside = real_outside(settings)
+    outside = real_outside(settings, alone=True)
     try:
         trio.run(_attend, settings, outside, options, hours)
     except* DispyError as group:

@@ -56,6 +56,7 @@ from dispy_trio.child.stretch import (
 )
 from dispy_trio.compute.deaths import name_of_signal, oom_kills, owns_its_id
 from dispy_trio.compute.hearsay import MOST_ATTACHED, count_due, parse_call, read_attached, release
+from dispy_trio.compute.orphans import Orphans
 from dispy_trio.compute.starting import TemplateProcess, start_template_process
 from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
 
@@ -158,6 +159,7 @@ class ProcessTemplate:
     _report: Report
     _nursery: trio.Nursery
     _settings: TemplateSettings
+    _orphans: Orphans | None = None
     _pidfd: int = -1
     _workers: dict[int, _Worker] = field(factory=dict)
     _messages: deque[tuple[bytes, list[int]]] = field(factory=deque)
@@ -781,6 +783,12 @@ class ProcessTemplate:
                     pass  # Nobody is left in the group.
         self._drop_messages()
         status = await _end(self._process, self._pidfd)
+        if self._orphans is not None:
+            try:
+                await self._orphans.end()
+            except OSError as exc:
+                # No descriptors to look with, say. They are met again when the next one ends.
+                log.warning("what jobs have left can't be looked for: %s", exc)
         how = f"killed by {name_of_signal(-status)}" if status < 0 else f"exit code {status}"
         how = self._given_up or how
         deaths: list[seams.WorkerDied] = []
@@ -925,11 +933,23 @@ class ProcessSpawner:
     """Starts templates, one of them ahead of time."""
 
     _warm: TemplateProcess | None = None
+    _orphans: Orphans | None = None
+    """Where this process is the node's."""
+
+    def __attrs_post_init__(self) -> None:
+        if self._warm is not None and self._orphans is not None:
+            self._orphans.spare(self._warm.process)
 
     def prepare(self) -> None:
         """Start a process that waits for the next computation, to save its start-up."""
         if self._warm is None:
-            self._warm = start_template_process()
+            self._warm = self._start()
+
+    def _start(self) -> TemplateProcess:
+        started = start_template_process()
+        if self._orphans is not None:
+            self._orphans.spare(started.process)
+        return started
 
     async def open_template(
         self,
@@ -941,8 +961,8 @@ class ProcessSpawner:
         """Start a template and hand it the bundle."""
         process, self._warm = self._warm, None
         if process is None or process.process.poll() is not None:
-            process = start_template_process()
-        template = ProcessTemplate(process, on_event, nursery, settings)
+            process = self._start()
+        template = ProcessTemplate(process, on_event, nursery, settings, self._orphans)
         try:
             template.load(bundle)
         except BaseException:

@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 from dispy_trio.compute.descriptors import usual_limit
 
-__all__ = ["TemplateProcess", "start_template_process"]
+__all__ = ["MARK", "TemplateProcess", "start_template_process"]
+
+MARK = "BELOW_DISPY_NODE"
+"""Environment variable of all below a node: its process id."""
 
 _START = """\
 import sys
@@ -38,7 +41,8 @@ class TemplateProcess(NamedTuple):
 
 def _environment() -> dict[str, str]:
     """Ours, without what lets one speak for us."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("DISPY_TRIO_")}
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("DISPY_TRIO_")}
+    return {**ours, MARK: str(os.getpid())}
 
 
 def start_template_process() -> TemplateProcess:

@@ -233,6 +233,7 @@ class ClusterMachine(Placement):
         ended: list[Job] = []
         revived: list[Job] = []
         outstanding = node.outstanding
+        outputs = message.outputs
         total = 0.0
         record: ComputationRecord | None = None
         for number, attempt, outcome, start, end, payload in zip(
@@ -265,22 +266,23 @@ class ClusterMachine(Placement):
                     continue
                 if outcome == Outcome.INTERRUPTED and job.extras is not None and job.extras.late:
                     outcome, payload = Outcome.TIMED_OUT, late_text(job)
-            job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
             job.outcome = outcome
             job.reply = payload
             job.payload = None
             job.start_time = start or None
             job.end_time = end
+            if outputs:
+                job.output = outputs.get(number)
+            # Last: another thread may look at it, and then at all else.
+            job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
             if late is not None:
                 revived.append(job)
                 continue
             total += end - start
             ended.append(job)
         node.received += sum(map(len, message.payloads))
-        if message.outputs:
-            for job in (*ended, *revived):
-                job.output = message.outputs.get(job.number)
-            node.received += sum(len(out) + len(err) for out, err in message.outputs.values())
+        if outputs:
+            node.received += sum(len(out) + len(err) for out, err in outputs.values())
         node.unacknowledged += message.numbers
         if revived:
             self._out.append(c.AnnounceEnded(revived, again=True))

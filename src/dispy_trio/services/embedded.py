@@ -80,7 +80,9 @@ def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProces
     async def serve() -> None:
         line = trio.socket.from_stdlib_socket(lifeline)
         async with trio.open_nursery() as nursery:
-            control = await nursery.start(run_node, settings, real_outside(settings, warm))
+            control = await nursery.start(
+                run_node, settings, real_outside(settings, warm, alone=True)
+            )
             try:
                 await line.send(f"{control.host}:{control.port}\n".encode())
                 # Nothing is ever written to us: this waits for the client's end, however it ends.

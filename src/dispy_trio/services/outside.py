@@ -14,6 +14,7 @@ from attrs import define
 
 from dispy_trio import seams
 from dispy_trio.compute.descriptors import raise_limit
+from dispy_trio.compute.orphans import Orphans
 from dispy_trio.compute.processes import WORKER_DESCRIPTORS, ProcessSpawner
 from dispy_trio.compute.starting import TemplateProcess
 from dispy_trio.config import NodeSettings
@@ -68,12 +69,15 @@ def most_workers(descriptors: int) -> int:
     return max(1, (descriptors - min(RESERVE, descriptors // 2)) // WORKER_DESCRIPTORS)
 
 
-def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) -> Outside:
+def real_outside(
+    settings: NodeSettings, warm: TemplateProcess | None = None, *, alone: bool = False
+) -> Outside:
     """The doors of a real machine.
 
     Args:
         settings: of the node.
         warm: a template process that was started already.
+        alone: this process is the node's: what comes to it from below may be ended.
 
     Raises:
         SecretFileError: the secret can't be had.
@@ -85,7 +89,7 @@ def real_outside(settings: NodeSettings, warm: TemplateProcess | None = None) ->
 
     return Outside(
         net=TcpNet(certfile=settings.certfile, keyfile=settings.keyfile),
-        spawner=ProcessSpawner(warm),
+        spawner=ProcessSpawner(warm, Orphans() if alone else None),
         store=store,
         secret=choose_secret(
             text=settings.secret,

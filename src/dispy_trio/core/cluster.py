@@ -220,9 +220,9 @@ class ClusterMachine(Placement):
                 job.extras = job.extras or self._new_extras(job)
                 job.extras.progress = (fraction, text)
             case messages.JobProvisional(payload=payload):
-                move(job, JobStatus.ProvisionalResult)
                 job.extras = job.extras or self._new_extras(job)
                 job.extras.provisional = payload
+                move(job, JobStatus.ProvisionalResult)
                 self._out.append(c.AnnounceProvisional(job))
 
     def _new_extras(self, job: Job) -> JobExtras:
@@ -232,6 +232,7 @@ class ClusterMachine(Placement):
         ended: list[Job] = []
         revived: list[Job] = []
         outstanding = node.outstanding
+        outputs = message.outputs
         total = 0.0
         record: ComputationRecord | None = None
         for number, attempt, outcome, start, end, payload in zip(
@@ -263,22 +264,21 @@ class ClusterMachine(Placement):
                     continue
                 if outcome == Outcome.INTERRUPTED and job.extras is not None and job.extras.late:
                     outcome, payload = Outcome.TIMED_OUT, late_text(job)
-            job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
             job.outcome = outcome
             job.reply = payload
             job.payload = None
             job.start_time = start or None
             job.end_time = end
+            if outputs:
+                job.output = outputs.get(number)
+            job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
             if late is not None:
                 revived.append(job)
                 continue
             total += end - start
             ended.append(job)
         node.received += sum(map(len, message.payloads))
-        if message.outputs:
-            for job in (*ended, *revived):
-                job.output = message.outputs.get(job.number)
-            node.received += sum(len(out) + len(err) for out, err in message.outputs.values())
+        node.received += sum(len(out) + len(err) for out, err in outputs.values())
         node.unacknowledged += message.numbers
         if revived:
             self._out.append(c.AnnounceEnded(revived, again=True))
@@ -560,10 +560,10 @@ class ClusterMachine(Placement):
                 requeued.append(job)
                 self._put_back(record, job)
             else:
-                move(job, JobStatus.Abandoned)
                 job.outcome = -1
                 job.reply = to_bytes(f"node {node.name} ({node.key}) was lost: {reason}")
                 job.payload = None
+                move(job, JobStatus.Abandoned)
                 node.abandoned[job.number] = job
                 abandoned.append(job)
         node.outstanding.clear()
@@ -651,8 +651,8 @@ class ClusterMachine(Placement):
             if job.extras is not None:
                 record.waiting_aside -= 1
             if job.extras is not None and job.extras.late:
-                move(job, JobStatus.Terminated)
                 job.outcome, job.reply = Outcome.TIMED_OUT, late_text(job)
+                move(job, JobStatus.Terminated)
             else:
                 move(job, JobStatus.Cancelled)
             job.payload = None
@@ -681,8 +681,8 @@ class ClusterMachine(Placement):
         while record.queue:
             job = record.queue.popleft()
             if not has_ended(job):
-                move(job, status)
                 job.reply = to_bytes(reason)
+                move(job, status)
                 job.payload = None
                 ended.append(job)
         if ended:
@@ -768,9 +768,9 @@ class ClusterMachine(Placement):
         if job.cancelling or record.terminating:
             self._cancel_unstarted(job)
         else:
-            move(job, JobStatus.Terminated)
             text = event.text or "the connection was lost again and again while it was sent"
             job.outcome, job.reply = Outcome.REFUSED, to_bytes(text)
+            move(job, JobStatus.Terminated)
             job.payload = None
         self._out.append(c.AnnounceEnded([job]))
         if record.closing:

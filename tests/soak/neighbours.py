@@ -1,7 +1,8 @@
 """``python -m tests.soak.neighbours``: an honest client beside one that hurts, on one node.
 
-For as long as asked, one client does to its node all that `tests.soak.hurts` knows, leaves in every
-way there is; another, which knows the secret, says what `tests.soak.odd` knows. Beside them an honest client counts.
+For as long as asked, one client does to its node all that `tests.soak.hurts` knows, and leaves in
+every way there is; another, which knows the secret, says what `tests.soak.odd` knows. Beside them an
+honest client counts.
 In the end every honest job must have been right and have run once, the slowest no-op must have
 been quick, and the node must be what it was before: the same process, no more descriptors, no more
 memory, no process and no directory left.

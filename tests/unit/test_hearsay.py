@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -63,6 +64,6 @@ async def test_closes_what_is_no_memory_file() -> None:
     refused = [[endless], [two, os.dup(two)], [os.open("/", os.O_RDONLY)], list(os.pipe())]
     for descriptors in refused:
         assert await read_attached(descriptors) is None
-    for descriptor in sum(refused, []):
+    for descriptor in itertools.chain(*refused):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)

@@ -218,3 +218,13 @@ async def test_calls_that_wait_for_answers_are_bounded(
     calls.clear()
     bench.send(jobs.ask_often, 1, 10)
     assert (await bench.next(seams.WorkerCall)).data == bytes(10)
+
+
+async def test_a_result_that_was_taken_can_not_be_shortened(bench: Bench) -> None:
+    await bench.start(1)
+    guilty = bench.send(jobs.shorten_later, 1)
+    result = await bench.result(guilty)
+    assert result.segment is not None
+    await bench.next(seams.WorkerDied)
+    assert os.fstat(result.segment).st_size == 1 << 20
+    os.close(result.segment)

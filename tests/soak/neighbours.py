@@ -1,7 +1,8 @@
 """``python -m tests.soak.neighbours``: an honest client beside one that hurts, on one node.
 
-For as long as asked, one client does to its node all that `tests.soak.hurts` knows, leaves in every
-way there is, and knows the secret well enough to send nonsense. Beside it an honest client counts.
+For as long as asked, one client does to its node all that `tests.soak.hurts` knows, and leaves in
+every way there is; another, which knows the secret, says what `tests.soak.odd` knows. Beside them an
+honest client counts.
 In the end every honest job must have been right and have run once, the slowest no-op must have
 been quick, and the node must be what it was before: the same process, no more descriptors, no more
 memory, no process and no directory left.
@@ -27,11 +28,14 @@ import psutil
 
 import dispy_trio
 from tests.soak.hurts import KINDS, hurt
+from tests.soak.odd import be_odd
 
 SLOWEST = 0.5
 """Seconds that an honest no-op may take."""
 GROWTH = 32 * 1024 * 1024
 """Bytes that the node's memory may have grown."""
+ODD_ROUNDS = 3
+"""After each so many rounds somebody who knows the secret says odd things."""
 LIMIT_OF_ROUND = 60.0
 WAYS_TO_LEAVE = ("close", "terminate", "kill", "exit", "cancel")
 
@@ -111,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.role == "honest":
         honest(options.address, Path(options.scratch))
         return 0
+    if options.role == "odd":
+        be_odd(options.address, options.seed)
+        return 0
     if options.role == "hurting":
         hurting(options.address, options.seed, options.kinds, options.leave)
         return 0
@@ -164,7 +171,10 @@ def _hurt_in_rounds(
     rounds = 0
     until = time.monotonic() + options.minutes * 60
     while time.monotonic() < until:
-        _run_hurting(address, options.seed + rounds, options.kinds, environment, scratch)
+        seed = options.seed + rounds
+        _run_hurting(address, seed, options.kinds, environment, scratch)
+        if rounds % ODD_ROUNDS == 0:
+            _run("odd", address, seed, [], environment, scratch)
         rounds += 1
         if not node.is_running() or node.status() == psutil.STATUS_ZOMBIE:
             return rounds, "the node died"
@@ -206,22 +216,33 @@ def _run_hurting(
     scratch: Path,
     leave: str = "",
 ) -> None:
-    command = [*_role("hurting", address), "--seed", str(seed), "--kinds", *kinds]
-    command += ["--leave", leave]
+    arguments = ["--kinds", *kinds, "--leave", leave]
+    _run("hurting", address, seed, arguments, environment, scratch)
+
+
+def _run(
+    role: str,
+    address: str,
+    seed: int,
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    scratch: Path,
+) -> None:
+    command = [*_role(role, address), "--seed", str(seed), *arguments]
     process = subprocess.Popen(
         command,
         env=environment,
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=(scratch / "hurting.log").open("ab"),
+        stderr=(scratch / f"{role}.log").open("ab"),
     )
     try:
         process.wait(LIMIT_OF_ROUND)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        print(f"seed {seed}: the hurting client did not end within {LIMIT_OF_ROUND:g} s")
+        print(f"seed {seed}: the {role} client did not end within {LIMIT_OF_ROUND:g} s")
 
 
 @contextmanager
@@ -285,7 +306,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cpus", type=int, default=4)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--role", choices=("referee", "honest", "hurting"), default="referee")
+    parser.add_argument(
+        "--role", choices=("referee", "honest", "hurting", "odd"), default="referee"
+    )
     parser.add_argument("--leave", choices=("", *WAYS_TO_LEAVE), default="")
     parser.add_argument("--address", default="")
     parser.add_argument("--scratch", default="")

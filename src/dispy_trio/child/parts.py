@@ -16,6 +16,7 @@ __all__ = [
     "dump",
     "load",
     "map_private",
+    "new_segment",
     "padded",
     "rewrite_segment",
     "shield",
@@ -113,9 +114,14 @@ def split(memory: memoryview, sizes: Sequence[int]) -> list[memoryview]:
     return parts
 
 
+def new_segment() -> int:
+    """A memory file; whoever takes it over may have its size stay."""
+    return os.memfd_create("dispy-trio", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
 def write_segment(parts: Sequence[memoryview | bytes]) -> int:
     """A new memory file that holds the parts."""
-    segment = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
+    segment = new_segment()
     try:
         rewrite_segment(segment, parts)
     except BaseException:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dispy_trio.child.parts import padded
+from dispy_trio.child.parts import new_segment, padded
 
 __all__ = [
     "ON_DISK",
@@ -101,7 +101,7 @@ def write_parts(
             return _fill(new_file(directory, "dispy-trio"), pieces, outputs), sizes
         except OSError:
             pass  # The disk is full. Memory may have room.
-    return _fill(os.memfd_create("dispy-trio", os.MFD_CLOEXEC), pieces, outputs), sizes
+    return _fill(new_segment(), pieces, outputs), sizes
 
 
 def _fill(segment: int, pieces: Sequence[memoryview | bytes], outputs: Sequence[Written]) -> int:

@@ -309,7 +309,7 @@ class Worker:
     def _becomes_the_job(self, sequence: int, start: float) -> bool:
         """Fork a process for a job. True in that; False in the worker, once all of it is over."""
         if self._segment < 0:
-            self._segment = os.memfd_create("dispy-trio", os.MFD_CLOEXEC)
+            self._segment = parts.new_segment()
         # The signals are for the job: its own process takes them meanwhile.
         forks.set_mask(signal.SIG_BLOCK, _SIGNALS)
         parent = os.getpid()

@@ -624,8 +624,8 @@ class Engine:
         left: list[Any] = [*self.queue, *self.machine.unfinished()]
         ended = [job for job in left if not job.ended]
         for job in ended:
-            job.status = JobStatus.Abandoned
             job.reply = to_bytes(reason)
+            job.status = JobStatus.Abandoned
             job.payload = None
         self._announce(ended, again=False)
 

@@ -162,8 +162,8 @@ class ClusterThread:
     def end_late(self, job: DispyJob[Any]) -> None:
         """A job was submitted while the engine ended: it may have missed it."""
         if not job.ended:
-            job.status = JobStatus.Abandoned
             job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
+            job.status = JobStatus.Abandoned
             job.announce()
             if self.notifier is not None:
                 self.notifier.ended([job])

@@ -871,6 +871,11 @@ def _asks_too_much(worker: _Worker, call: int) -> bool:
 def _room_in(descriptor: int) -> int:
     """Bytes of a file that a worker sent; none when it is nothing to be read or mapped."""
     usable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    try:
+        # The job may still have it, and whoever maps it would die of a page that is gone.
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    except OSError:
+        pass  # It is a file in a directory, which knows none.
     status = os.fstat(descriptor)
     return status.st_size if usable and stat.S_ISREG(status.st_mode) else 0
 

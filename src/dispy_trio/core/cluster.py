@@ -221,9 +221,9 @@ class ClusterMachine(Placement):
                 job.extras = job.extras or self._new_extras(job)
                 job.extras.progress = (fraction, text)
             case messages.JobProvisional(payload=payload):
-                move(job, JobStatus.ProvisionalResult)
                 job.extras = job.extras or self._new_extras(job)
                 job.extras.provisional = payload
+                move(job, JobStatus.ProvisionalResult)
                 self._out.append(c.AnnounceProvisional(job))
 
     def _new_extras(self, job: Job) -> JobExtras:
@@ -569,10 +569,10 @@ class ClusterMachine(Placement):
                 requeued.append(job)
                 self._put_back(record, job)
             else:
-                move(job, JobStatus.Abandoned)
                 job.outcome = -1
                 job.reply = to_bytes(f"node {node.name} ({node.key}) was lost: {reason}")
                 job.payload = None
+                move(job, JobStatus.Abandoned)
                 node.abandoned[job.number] = job
                 abandoned.append(job)
         node.outstanding.clear()
@@ -660,8 +660,8 @@ class ClusterMachine(Placement):
             if job.extras is not None:
                 record.waiting_aside -= 1
             if job.extras is not None and job.extras.late:
-                move(job, JobStatus.Terminated)
                 job.outcome, job.reply = Outcome.TIMED_OUT, late_text(job)
+                move(job, JobStatus.Terminated)
             else:
                 move(job, JobStatus.Cancelled)
             job.payload = None
@@ -690,8 +690,8 @@ class ClusterMachine(Placement):
         while record.queue:
             job = record.queue.popleft()
             if not has_ended(job):
-                move(job, status)
                 job.reply = to_bytes(reason)
+                move(job, status)
                 job.payload = None
                 ended.append(job)
         if ended:
@@ -779,9 +779,9 @@ class ClusterMachine(Placement):
         if job.cancelling or record.terminating:
             self._cancel_unstarted(job)
         else:
-            move(job, JobStatus.Terminated)
             text = event.text or "the connection was lost again and again while it was sent"
             job.outcome, job.reply = Outcome.REFUSED, to_bytes(text)
+            move(job, JobStatus.Terminated)
             job.payload = None
         self._out.append(c.AnnounceEnded([job]))
         if record.closing:

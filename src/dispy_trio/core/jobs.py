@@ -53,7 +53,7 @@ def has_ended(job: Job) -> bool:
 
 
 def move(job: Job, status: JobStatus) -> None:
-    """Change a job's status.
+    """Change a job's status; last of all, for other threads that see it look at the rest.
 
     Raises:
         IllegalMove: the table does not hold that move; the text tells the job's story.

@@ -142,8 +142,8 @@ class Placement:
     @staticmethod
     def _cancel_unstarted(job: Job) -> None:
         if job.extras is not None and job.extras.late:
-            move(job, JobStatus.Terminated)
             job.outcome, job.reply = Outcome.TIMED_OUT, late_text(job)
+            move(job, JobStatus.Terminated)
         else:
             move(job, JobStatus.Cancelled)
         job.payload = None
@@ -180,8 +180,8 @@ class Placement:
         """End jobs that waited aside, and were taken out from there."""
         ended = [job for job in jobs if not has_ended(job)]
         for job in ended:
-            move(job, status)
             job.reply = to_bytes(reason)
+            move(job, status)
             job.payload = None
         record.waiting_aside -= len(ended)
         if ended:

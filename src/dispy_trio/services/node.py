@@ -103,6 +103,20 @@ class _Incoming:
 
 
 @define(eq=False)
+class _Watch:
+    """How a client wants to be told what is free; one task serves all that it ever says."""
+
+    interval: float
+    now: bool
+    changed: trio.Event = field(factory=trio.Event)
+
+    def change(self, message: messages.WatchNode) -> None:
+        self.interval = message.interval
+        self.now = self.now or message.now
+        self.changed.set()
+
+
+@define(eq=False)
 class NodeService:
     """Performs what the node's machine commands."""
 
@@ -560,13 +574,15 @@ class NodeService:
         reason: DispyError | None = None
         try:
             async with trio.open_nursery() as nursery:
-                reporting = trio.CancelScope()
+                watching: _Watch | None = None
 
                 def watch(message: messages.WatchNode) -> None:
-                    nonlocal reporting
-                    reporting.cancel()
-                    reporting = trio.CancelScope()
-                    nursery.start_soon(self._report_status, session, peer, message, reporting)
+                    nonlocal watching
+                    if watching is None:
+                        watching = _Watch(message.interval, message.now)
+                        nursery.start_soon(self._report_status, session, peer, watching)
+                    else:
+                        watching.change(message)
 
                 try:
                     await peer.run(
@@ -594,16 +610,17 @@ class NodeService:
                 log.warning("lost a client: %s", reason)
             self.host.feed(e.SessionDisconnected(session))
 
-    async def _report_status(
-        self, session: str, peer: Peer, watch: messages.WatchNode, scope: trio.CancelScope
-    ) -> None:
+    async def _report_status(self, session: str, peer: Peer, watch: _Watch) -> None:
         """Tell a client what is free here, as often as it wants to know, and who holds slots."""
-        interval = max(LEAST_INTERVAL, watch.interval)
-        with scope:
+        while True:
+            watch.changed = trio.Event()
             if watch.now:
+                watch.now = False
                 await self._send_status(session, peer, FIRST_LOOK)
-            while True:
-                await trio.sleep(interval)
+            while not watch.changed.is_set():
+                with trio.move_on_after(max(LEAST_INTERVAL, watch.interval)):
+                    await watch.changed.wait()
+                    break
                 await self._send_status(session, peer, None)
 
     async def _send_status(self, session: str, peer: Peer, seconds: float | None) -> None:

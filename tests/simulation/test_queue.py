@@ -76,6 +76,7 @@ def test_a_job_is_whole_before_it_is_seen_to_have_ended() -> None:
         simulation.jobs.append(job)
         engine.queue.append(job)
         engine.wake()
+        await trio.lowlevel.checkpoint()
 
     simulation.run(scenario)
     assert seen == [True]

@@ -37,6 +37,8 @@ GROWTH = 32 * 1024 * 1024
 ODD_ROUNDS = 3
 """After each so many rounds somebody who knows the secret says odd things."""
 LIMIT_OF_ROUND = 60.0
+SETTLE = 240.0
+"""Seconds for all that clients have left on the node to be gone."""
 WAYS_TO_LEAVE = ("close", "terminate", "kill", "exit", "cancel")
 
 
@@ -290,7 +292,8 @@ def _vital_signs(node: psutil.Process, places: Path) -> dict[str, int]:
 
 def _settled(node: psutil.Process, places: Path, most: dict[str, int]) -> dict[str, int]:
     """The signs once what the last clients left is gone, or has had the time for it."""
-    until = time.monotonic() + 90
+    # What a killed client had sent runs on to its end, and is kept for a minute after that.
+    until = time.monotonic() + SETTLE
     while True:
         signs = _vital_signs(node, places)
         if time.monotonic() > until or all(

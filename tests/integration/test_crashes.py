@@ -206,9 +206,8 @@ async def test_calls_that_wait_for_answers_are_bounded(
     bench: Bench, asked: int, size: int, heard: int
 ) -> None:
     await bench.start(1)
-    guilty = bench.send(jobs.ask_often, asked, size)
+    guilty = bench.send(jobs.ask_often, asked, size, asked - heard)
     errors = returned(await bench.result(guilty))
-    assert len(errors) == asked - heard
     assert all("too many calls" in error for error in errors)
     calls = [event for event in bench.events if isinstance(event, seams.WorkerCall)]
     assert len(calls) == heard
@@ -216,7 +215,7 @@ async def test_calls_that_wait_for_answers_are_bounded(
     for call in calls:
         bench.template.answer(1, call.call, {})
     calls.clear()
-    bench.send(jobs.ask_often, 1, 10)
+    bench.send(jobs.ask_often, 1, 10, 0)
     assert (await bench.next(seams.WorkerCall)).data == bytes(10)
 
 

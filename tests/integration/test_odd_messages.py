@@ -6,6 +6,7 @@ Everything is real but the network, the clock and the workers.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import math
 import os
@@ -210,7 +211,8 @@ def make_outside(
 
 
 def segments() -> int:
-    """Memory files that this process has open."""
+    """Memory files that this process has open, but for what nobody refers to any more."""
+    gc.collect()
     found = 0
     for entry in os.scandir("/proc/self/fd"):
         try:
@@ -286,7 +288,7 @@ def test_no_message_to_a_node_is_felt_by_another_client(opened: str) -> None:
                 await beside.works()
                 await stranger.leave()
             await trio.sleep(100)
-        assert segments() == before
+        assert segments() <= before
 
     run(main)
 
@@ -320,7 +322,7 @@ def test_no_blob_to_a_node_is_felt_by_another_client() -> None:
                 await stranger.leave()
                 await bulk.aclose()
             await trio.sleep(100)
-        assert segments() == before
+        assert segments() <= before
 
     run(main)
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 
 import trio
 from attrs import define
@@ -181,28 +182,15 @@ class TlsStream:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything."""
-        with self._in_use() as stream:
+        with _Use(self) as stream:
             await stream.send_all(data)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes; 0 means the other end closed."""
-        with self._in_use() as stream:
+        with _Use(self) as stream:
             data = await stream.receive_some(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-    @contextmanager
-    def _in_use(self) -> Iterator[trio.SSLStream[trio.SocketStream]]:
-        if self._closed:
-            raise ConnectionLost(f"{self.peer}: closed")
-        self._calls += 1
-        try:
-            yield self._stream
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise ConnectionLost(f"{self.peer}: {exc.__cause__ or exc}") from exc
-        finally:
-            self._calls -= 1
-            self._let_go()
 
     def _let_go(self) -> None:
         if self._closed and not self._calls:
@@ -317,6 +305,37 @@ def _as_file(data: bytes) -> Iterator[str]:
     with open(descriptor, "wb", buffering=0) as file:
         file.write(data)
         yield f"/proc/self/fd/{descriptor}"
+
+
+class _Use:
+    """One call under way on a TLS stream.
+
+    A class, as what passes through a generator with ``@contextmanager`` is kept in a circle with
+    its frames by some versions of Python, and those know the stream.
+    """
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: TlsStream) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> trio.SSLStream[trio.SocketStream]:
+        owner = self._owner
+        if owner._closed:
+            raise ConnectionLost(f"{owner.peer}: closed")
+        owner._calls += 1
+        return owner._stream
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._owner._calls -= 1
+        self._owner._let_go()
+        if isinstance(exc, (trio.BrokenResourceError, trio.ClosedResourceError)):
+            raise ConnectionLost(f"{self._owner.peer}: {exc.__cause__ or exc}") from exc
 
 
 def _client_context() -> ssl.SSLContext:
@@ -449,14 +468,14 @@ class TcpNet:
         stream = trio.SSLStream(transport, context)
         completed = False
         try:
-            with trio.fail_after(DIAL_TIMEOUT):
+            with trio.move_on_after(DIAL_TIMEOUT) as scope:
                 await stream.do_handshake()
+            if scope.cancelled_caught:
+                raise ConnectError(
+                    f"{peer}: no TLS answer within {DIAL_TIMEOUT:.0f} s; is this a dispy-trio node?"
+                )
             certificate = stream.getpeercert(binary_form=True)
             completed = True
-        except trio.TooSlowError as exc:
-            raise ConnectError(
-                f"{peer}: no TLS answer within {DIAL_TIMEOUT:.0f} s; is this a dispy-trio node?"
-            ) from exc
         except trio.BrokenResourceError as exc:
             raise ConnectError(f"{peer}: TLS failed: {exc.__cause__ or exc}") from exc
         finally:

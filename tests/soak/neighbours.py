@@ -143,6 +143,9 @@ def referee(options: argparse.Namespace, scratch: Path) -> int:
         seen = json.loads(out)
         after = _settled(node, places, before)
         left = [str(path) for path in places.glob("*/computation-*")]
+        left += [_about(process) for process in node.children(recursive=True)]
+        if after["descriptors"] > before["descriptors"]:
+            left += sorted(os.readlink(path) for path in Path(f"/proc/{node.pid}/fd").iterdir())
     print(f"{rounds} rounds of hurting; honest jobs: {seen['done']}")
     print(f"slowest honest no-op: {seen['slowest']:.3f} s (at most {SLOWEST:g})")
     print(f"node before: {before}")
@@ -159,6 +162,14 @@ def referee(options: argparse.Namespace, scratch: Path) -> int:
     for fault in faults:
         print("WRONG:", fault)
     return 1 if faults else 0
+
+
+def _about(process: psutil.Process) -> str:
+    try:
+        state = f"{process.status()} for {time.time() - process.create_time():.0f} s"
+        return f"process {process.pid} of {process.ppid()}, {state}: {process.cmdline()[-4:]}"
+    except psutil.NoSuchProcess:
+        return f"process {process.pid}, which has just ended"
 
 
 def _hurt_in_rounds(

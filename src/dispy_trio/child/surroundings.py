@@ -148,27 +148,21 @@ class Surroundings:
         self._limits = {number: resource.getrlimit(number) for number in _limits()}
         self._recursion = sys.getrecursionlimit()
         self._interval = sys.getswitchinterval()
-        self._tracing = sys.gettrace(), sys.getprofile()
+        self.tracing = sys.gettrace(), sys.getprofile()
+        """To be compared after each job, too."""
         self._collector = gc.isenabled(), gc.get_threshold(), gc.get_debug()
         self._locale = _locale_now()
         self._context = _decimal_context()
         touched.clear()
         _names.clear()
 
-    def is_traced(self) -> bool:
-        """Is there another tracer or profiler than there was?
-
-        Their setters can't be watched: a profiler would see the return of what watches.
-        """
-        trace, profile = self._tracing
-        return sys.gettrace() is not trace or sys.getprofile() is not profile
-
     def put_back(self) -> bool:
         """Undo what has changed; False when something of it can't be undone."""
         whole = True
-        if self.is_traced():
-            sys.settrace(self._tracing[0])
-            sys.setprofile(self._tracing[1])
+        trace, profile = self.tracing
+        if sys.gettrace() is not trace or sys.getprofile() is not profile:
+            sys.settrace(trace)
+            sys.setprofile(profile)
         if sys.path is not self._path_itself or sys.path != self.path:
             sys.path = self._path_itself
             sys.path[:] = self.path

@@ -73,6 +73,7 @@ _LATE_TEXT = 8 * 1024
 """Characters told at a time; each may become six bytes of JSON."""
 _INBOX = 256 * 1024
 _BELL = UP.pack(BELL, 0, 0, 0.0, 0.0, 0)
+_gettrace, _getprofile = sys.gettrace, sys.getprofile
 _PLAIN = frozenset({type(None), bool, int, float, str})
 """What holds no buffers, and pickles in any case."""
 _HANDING, _HANDED = range(2)
@@ -126,6 +127,7 @@ class Worker:
         forks.keep(jobs, control)
         self._surroundings = Surroundings()
         self._path = self._surroundings.path
+        self._trace, self._profile = self._surroundings.tracing
 
     # --- signals -------------------------------------------------------------------------------
     def listen_to_signals(self) -> None:
@@ -137,6 +139,7 @@ class Worker:
         forks.set_mask(signal.SIG_UNBLOCK, _SIGNALS)
         self._surroundings = Surroundings()
         self._path = self._surroundings.path
+        self._trace, self._profile = self._surroundings.tracing
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         while True:
@@ -273,7 +276,13 @@ class Worker:
             os.close(segment)
         # What it holds, maybe much, is not to stay while we wait for the next job.
         args = kwargs = value = None
-        if touched or sys.path != self._path or self._surroundings.is_traced():
+        if (
+            touched
+            or sys.path != self._path
+            # Their setters can't be watched: a profiler would see the return of what watches.
+            or _gettrace() is not self._trace
+            or _getprofile() is not self._profile
+        ):
             whole = self._put_back()
             self._end_job(sequence, outcome, start, result, buffers)
             if not whole:

@@ -24,7 +24,7 @@ _AT_ONCE = 1024 * 1024
 """Bytes that are read on the event loop."""
 _FAR = 1e11
 """Seconds since the epoch that no clock shows."""
-_LAST_OUTCOME = max(outcome for outcome in Outcome if outcome <= Outcome.REFUSED)
+_LAST_OUTCOME = int(Outcome.REFUSED)
 
 
 def count_due(results: Sequence[WorkerResult], last_taken: int, last_sent: int) -> int:

@@ -264,7 +264,7 @@ class ClusterMachine(Placement):
                     node.bulk_bytes -= job.size
                 if job.extras is not None and self._tries_again(node, record, job, outcome, now):
                     continue
-                if outcome == Outcome.INTERRUPTED and job.extras is not None and job.extras.late:
+                if job.extras is not None and outcome == Outcome.INTERRUPTED and job.extras.late:
                     outcome, payload = Outcome.TIMED_OUT, late_text(job)
             job.outcome = outcome
             job.reply = payload

@@ -534,7 +534,9 @@ class NodeMachine(Slots):
             job = sent.popleft()
             number = job.number
             outcome = result.outcome
-            if outcome == Outcome.CANCELLED:
+            if not outcome:
+                pass  # By far the most of them.
+            elif outcome == Outcome.CANCELLED:
                 outcome = Outcome.INTERRUPTED
                 if job.timed_out:
                     outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)

@@ -119,6 +119,9 @@ class NodeMachine(Slots):
                 computation = session.computations.get(number) if session else None
                 if session is not None and computation is not None:
                     self._on_report(session, computation, report)
+                else:
+                    # It is closed, and nobody waits for what came too late.
+                    self._out += [c.ReleaseSegment(segment) for segment in _segments_of(report)]
             case e.MessageReceived(source=key, message=message):
                 session = self.sessions.get(key)
                 if session is not None:

@@ -139,3 +139,12 @@ def test_the_last_result_of_a_worker_that_is_being_killed_stops_nothing_twice() 
     node.report(seams.WorkerResults(worker, [result(1)]))
     node.report(seams.WorkerDied(worker, 1, "killed", b""))
     assert node.ended() == {1: Outcome.RETURNED}
+
+
+def test_what_comes_for_a_computation_that_is_gone_keeps_no_memory() -> None:
+    machine = NodeMachine("node", slots=1)
+    died = seams.WorkerDied(1, 1, "killed", segment=8)
+    late = seams.WorkerResults(1, [seams.WorkerResult(1, 0, 1.0, 2.0, b"", segment=7)])
+    for event, segments in ((late, [7]), (died, [8]), (seams.TemplateDied("gone", [died]), [8])):
+        commands = machine.handle(TemplateReport("nobody", 1, event), now=1.0)
+        assert [command.segment for command in commands] == segments  # type: ignore[union-attr]

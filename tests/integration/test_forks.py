@@ -14,9 +14,10 @@ from dispy_trio import seams
 from dispy_trio.compute import packaging
 from dispy_trio.compute.processes import ProcessSpawner
 from dispy_trio.models import Outcome
-from dispy_trio.seams import TemplateSettings, WorkerJob, WorkerResult
+from dispy_trio.seams import TemplateSettings, WorkerResult
 
 from . import fork_jobs as jobs
+from .test_crashes import payload, send_isolated
 from .test_processes import PATIENCE, Bench, open_bench, returned, until_gone, until_true
 
 
@@ -26,25 +27,6 @@ async def forks(tmp_path: Path) -> AsyncIterator[Bench]:
         await bench.next(seams.TemplateReady)
         await bench.start()
         yield bench
-
-
-def payload(function: Callable[..., Any], *args: Any) -> bytes:
-    packed = packaging.pack_arguments((function, *args), {})
-    assert isinstance(packed, bytes)
-    return packed
-
-
-def send_isolated(bench: Bench, *payloads: bytes) -> range:
-    first = bench.sent.get(1, 0) + 1
-    bench.sent[1] = first + len(payloads) - 1
-    bench.template.send_jobs(
-        1,
-        [
-            WorkerJob(sequence, data, settings={"isolated": True})
-            for sequence, data in enumerate(payloads, first)
-        ],
-    )
-    return range(first, first + len(payloads))
 
 
 async def run_isolated(bench: Bench, function: Callable[..., Any], *args: Any) -> WorkerResult:

@@ -169,12 +169,14 @@ class ScriptedSpawner:
         nursery: trio.Nursery,
     ) -> ScriptedTemplate:
         await trio.sleep(0.01)
-        nursery.start_soon(self._ready, on_event)
-        return ScriptedTemplate(self, on_event, nursery)
+        template = ScriptedTemplate(self, on_event, nursery)
+        nursery.start_soon(self._ready, template)
+        return template
 
-    async def _ready(self, on_event: Callable[[seams.TemplateEvent], None]) -> None:
+    async def _ready(self, template: ScriptedTemplate) -> None:
         await trio.sleep(0.01)
-        on_event(seams.TemplateReady())
+        if not template.closed:
+            template.report(seams.TemplateReady())
 
     def prepare(self) -> None:
         pass

@@ -75,7 +75,7 @@ class FaultySpawner(ScriptedSpawner):
         if self.shortages:
             self.shortages -= 1
             raise OSError(errno.EMFILE, "Too many open files")
-        nursery.start_soon(self._ready, on_event)
+        nursery.start_soon(self._ready, template)
         return template
 
 

@@ -236,8 +236,10 @@ class NodeService:
                 self._send_started(session, started)
             case c.GiveUp(session=session, computation=number, error=error):
                 self._give_up((session, number), error)
-            case c.OpenTemplate():
-                self.work.start_soon(self._open_template, command)
+            case c.OpenTemplate(session=session, computation=number, options=options):
+                # Before its task runs: that of its end may be the first of the two.
+                computation = self._computations[session, number] = _Computation(options)
+                self.work.start_soon(self._open_template, command, computation)
             case c.CloseTemplate(session=session, computation=number, release=release):
                 self.work.start_soon(self._close_template, (session, number), release)
             case c.ForgetClient(session=session, text=text):
@@ -312,7 +314,7 @@ class NodeService:
             environment={k: v for k, v in threads.items() if k not in os.environ},
         )
 
-    async def _open_template(self, command: c.OpenTemplate) -> None:
+    async def _open_template(self, command: c.OpenTemplate, computation: _Computation) -> None:
         key = (command.session, command.computation)
         options = command.options
 
@@ -321,16 +323,16 @@ class NodeService:
                 self.work.start_soon(self._answer, key, event)
                 return
             if isinstance(event, seams.TemplateReady):
-                self._computations[key].is_set_up = True
+                computation.is_set_up = True
             self.host.feed(TemplateReport(*key, event))
 
-        # Before all that takes time: it may be closed meanwhile.
-        computation = self._computations[key] = _Computation(options)
         try:
             client = self._client_host(command.session)
             directory = (await self.places.open(key, client, options.dest_path)).directory
             settings = self._template_settings(directory, command.session, options)
-            computation.template = await self._start_template(command, settings, report)
+            computation.template = await self._start_template(
+                command, computation, settings, report
+            )
         except Exception as exc:
             if not computation.closing:
                 if not isinstance(exc, (OSError, DispyError)):
@@ -343,25 +345,26 @@ class NodeService:
     async def _start_template(
         self,
         command: c.OpenTemplate,
+        computation: _Computation,
         settings: seams.TemplateSettings,
         report: Callable[[seams.TemplateEvent], None],
     ) -> seams.Template | None:
         """Start the process; None when the computation was closed before there was room for it."""
-        key = (command.session, command.computation)
+        open_template = self.outside.spawner.open_template
         for delay in START_AGAIN:
+            if computation.closing:
+                return None
             try:
-                return await self.outside.spawner.open_template(
-                    command.bundle, settings, report, self.work
-                )
+                return await open_template(command.bundle, settings, report, self.work)
             except OSError as exc:
                 if exc.errno not in SHORTAGE:
                     raise
                 log.warning("a computation can't be started now, which is tried again: %s", exc)
-            self.host.feed(e.TemplateRefused(*key))
+            self.host.feed(e.TemplateRefused(command.session, command.computation))
             await trio.sleep(delay)
-            if self._computations[key].closing:
-                return None
-        return await self.outside.spawner.open_template(command.bundle, settings, report, self.work)
+        if computation.closing:
+            return None
+        return await open_template(command.bundle, settings, report, self.work)
 
     async def _close_template(self, key: Key, release: bool) -> None:
         computation = self._computations.get(key)

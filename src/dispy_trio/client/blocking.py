@@ -215,7 +215,9 @@ class JobCluster(Generic[P, T]):
         if job_status is not None or cluster_status is not None:
             from dispy_trio.client.callbacks import Notifier
 
-            thread.notifier = Notifier(job_status, cluster_status, thread.find_dispy_node)
+            thread.notifier = Notifier(
+                job_status, cluster_status, thread.find_dispy_node, thread.drained
+            )
         if live_output:
             from dispy_trio.client.live import LiveOutput
 
@@ -320,7 +322,10 @@ class JobCluster(Generic[P, T]):
         engine = thread.engine
         assert engine is not None
         with thread.submitting:
-            # Many threads may submit: no two jobs may have one number.
+            # Many threads may submit, and one may close: no two jobs may have one number, and none
+            # may come when nobody waits for it any more.
+            if thread.refuses:
+                raise thread.why_closed()
             thread.number = number = thread.number + 1
         job = self._job_type(
             number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
@@ -372,7 +377,8 @@ class JobCluster(Generic[P, T]):
                 yield ended
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no job is pending, and the callbacks of those that were have been called.
+        """Wait until no job is pending and the callbacks of all have returned, also of those that
+        callbacks have submitted meanwhile. Within a callback, wait for the jobs alone.
 
         Returns:
             False when `timeout` seconds have passed before.
@@ -583,10 +589,16 @@ class JobCluster(Generic[P, T]):
     stats = print_status
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
-        """End the cluster: wait for its jobs, or with `terminate` stop them.
+        """End the cluster: wait as `wait` does, or with `terminate` stop its jobs.
+
+        Callbacks may submit until nothing is left to be waited for; from then on, or from when jobs
+        are stopped, no more are taken. When jobs are stopped, callbacks have a second more. Those
+        that have not returned then are no longer waited for, and the log says so: they go on, and
+        the others are called, as long as the program lasts, and no longer.
 
         Args:
-            timeout: seconds to wait for jobs; then False, or with `terminate` they are stopped.
+            timeout: seconds to wait for jobs and callbacks; then False, and the cluster can be used
+                as before, or with `terminate` the jobs are stopped.
             terminate: stop what has not ended (at once when there is no `timeout`).
 
         Returns:

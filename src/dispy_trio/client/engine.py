@@ -606,8 +606,9 @@ class Engine:
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
-        while self.status().jobs_pending:
-            self._ended = trio.Event()
+        while self.count_pending():
+            if self._ended.is_set():
+                self._ended = trio.Event()
             await self._ended.wait()
 
     def status(self) -> ClusterStatus:

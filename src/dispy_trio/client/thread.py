@@ -41,6 +41,9 @@ __all__ = ["ClusterThread"]
 
 A = TypeVar("A")
 
+CALLBACK_GRACE = 1.0
+"""Seconds that callbacks have at the end of a close that is limited."""
+
 log = logging.getLogger("dispy_trio")
 
 
@@ -58,7 +61,8 @@ class ClusterThread:
     notifier: Notifier | None = None
     live: LiveOutput | None = None
     refuses: bool = False
-    """It takes no more jobs: the cluster is closed, or gone, or this is a child."""
+    """It takes no more jobs: the cluster is closed, or gone, or this is a child. By `close` it is set
+    with `submitting` held, so that each job that is counted before is waited for."""
     gone: bool = False
     """The engine has ended."""
     number: int = 0
@@ -248,27 +252,68 @@ class ClusterThread:
     def wait(self, timeout: float | None) -> bool:
         """Wait until no job is pending, and the callbacks of those that were have been called."""
         self.check_process()
+        return self._wait_for(self._drained(), timeout)
+
+    def _wait_for(self, predicate: Callable[[], bool], timeout: float | None) -> bool:
         with self.drained:
-            drained = self.drained.wait_for(lambda: self.ended >= self.number, timeout)
-        if drained and self.notifier is not None:
-            self.notifier.flush()
-        return drained
+            return self.drained.wait_for(predicate, timeout)
+
+    def _drained(self) -> Callable[[], bool]:
+        """Tells whether no job is pending and all callbacks have returned that were due then.
+
+        A callback may submit: then its jobs and their callbacks are waited for as well. Callbacks
+        about nodes go on coming, and those that came later are not.
+        """
+        number, calls = -1, 0
+
+        def is_drained() -> bool:
+            nonlocal number, calls
+            if self.ended < self.number:
+                return False
+            if self.notifier is None:
+                return True
+            if number != self.number:
+                number, calls = self.number, self.notifier.queued
+            return self.notifier.have_returned(calls)
+
+        return is_drained
+
+    def _closing(self) -> Callable[[], bool]:
+        """As `_drained`; from the moment on in which it says so no more jobs are taken."""
+        is_drained = self._drained()
+
+        def refuses() -> bool:
+            if is_drained():
+                with self.submitting:
+                    # Another thread may have submitted just now.
+                    self.refuses = self.refuses or self.ended >= self.number
+            return self.refuses
+
+        return refuses
 
     def close(self, timeout: float | None, *, terminate: bool) -> bool | None:
         """See `JobCluster.close`."""
         self.check_process()
         was_closed = self._was_closed and not self._thread.is_alive()
-        self._was_closed = self.refuses = True
         if not terminate or timeout is not None:
-            drained = self.wait(timeout)
+            drained = self._wait_for(self._closing(), timeout)
             if not drained and not terminate:
-                self._was_closed, self.refuses = False, self.gone
                 return False
+        with self.submitting:
+            self._was_closed = self.refuses = True
         if self._thread.is_alive():
             self.call_soon(lambda: self._leave(terminate))
             self._thread.join()
-        if self.notifier is not None:
-            self.notifier.flush()
+        if (notifier := self.notifier) is not None:
+            limit = CALLBACK_GRACE if terminate or timeout is not None else None
+            calls = notifier.queued
+            if not self._wait_for(lambda: notifier.have_returned(calls), limit):
+                log.warning(
+                    "cluster %s is closed, and %d of its callbacks have not returned; they are called"
+                    " as long as the program lasts",
+                    self.name,
+                    calls - notifier.returned,
+                )
         return None if was_closed else True
 
     def close_unattended(self) -> None:

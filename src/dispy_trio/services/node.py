@@ -387,7 +387,8 @@ class NodeService:
                 await self._release_place(key, keep=keep and not self.settings.force_cleanup)
         except Exception as exc:
             log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
-        self._computations.pop(key, None)
+        if (closed := self._computations.pop(key, None)) is not None:
+            closed.template = None  # They know each other, and such a circle would stay.
         self.host.feed(e.TemplateClosed(*key))
         if key == self._last:
             self._drain()
@@ -421,7 +422,7 @@ class NodeService:
             self._shut_down_for_client(key)
             return
         computation = self._computations.get(key)
-        if computation is None or computation.template is None:
+        if computation is None or (template := computation.template) is None:
             return
         try:
             body = await self._do_for_job(key, call)
@@ -431,8 +432,7 @@ class NodeService:
             # One job's odd wish is no reason to end those of others.
             log.warning("a job's %r could not be done", call.kind, exc_info=exc)
             body = {"error": fit_note(f"{call.kind}: {type(exc).__name__}: {exc}")}
-        if not computation.closing:
-            computation.template.answer(call.worker, call.call, body)
+        template.answer(call.worker, call.call, body)
 
     async def _do_for_job(self, key: Key, call: seams.WorkerCall) -> dict[str, Any]:
         if (place := self.places.get(key)) is None:
@@ -580,7 +580,8 @@ class NodeService:
             old.close("the same session came again")
         self._peers[session] = peer
         self.host.feed(e.SessionConnected(session, stream.peer))
-        reason: DispyError | None = None
+        # As text: an error has this frame in its traceback, and all that came over the connection.
+        reason: str | None = None
         try:
             async with trio.open_nursery() as nursery:
                 watching: _Watch | None = None
@@ -600,12 +601,12 @@ class NodeService:
                         lambda blob, _memory: self._on_blob(session, blob),
                     )
                 except DispyError as exc:
-                    reason = exc
+                    reason = str(exc)
                 nursery.cancel_scope.cancel()
         except Exception as exc:
             # It is this session's alone, whatever it is: what is left of it is settled below.
             log.error("the session of %s ended by an error of ours", peer.name, exc_info=exc)
-            reason = LocalError(f"{peer.name}: an error of this node's own")
+            reason = f"{peer.name}: an error of this node's own"
         if self._peers.get(session) is not peer:
             return
         del self._peers[session]

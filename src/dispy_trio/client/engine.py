@@ -82,13 +82,16 @@ def real_doors(settings: ClusterSettings) -> Doors:
 
     Raises:
         SecretFileError: the secret can't be had.
+        LocalError: the certificate can't be used.
     """
     certfile = Path(settings.certfile) if settings.certfile else None
     keyfile = Path(settings.keyfile) if settings.keyfile else None
     # Large arguments that wait, and streams of files, take one each.
     raise_limit()
+    net = TcpNet(certfile=certfile, keyfile=keyfile)
+    net.check_certificate()
     return Doors(
-        TcpNet(certfile=certfile, keyfile=keyfile),
+        net,
         choose_secret(text=settings.secret, file=settings.secret_file, key=keyfile or certfile),
         lambda digits: secrets.token_hex(digits // 2),
     )
@@ -668,7 +671,13 @@ async def open_engine(
     find_owner: Callable[[], Any] = lambda: None,
 ) -> AsyncIterator[Engine]:
     """Run an engine round a block; leaving it closes the computation everywhere."""
-    doors = doors or real_doors(settings)
+    try:
+        doors = doors or real_doors(settings)
+    except DispyError:
+        if embedded is not None:
+            embedded.end()
+            await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+        raise
     engine = Engine(
         settings=settings,
         work=work,

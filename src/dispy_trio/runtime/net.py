@@ -436,6 +436,15 @@ class TcpNet:
         if self.certfile is not None:
             self.force_tls = True
 
+    def check_certificate(self) -> None:
+        """See that the user's own certificate can be used, if there is one.
+
+        Raises:
+            LocalError: names the file that can't be.
+        """
+        if self.certfile is not None:
+            _own_context(ssl.PROTOCOL_TLS_CLIENT, self.certfile, self.keyfile)
+
     async def dial(self, host: str, port: int) -> ByteStream:
         """Open a connection, trying all addresses of a host name.
 

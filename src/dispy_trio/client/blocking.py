@@ -130,7 +130,8 @@ class JobCluster(Generic[P, T]):
             cpus: slots of the embedded node; 0 for all processors, negative leaves that many free.
             name: of the computation, for people; its function's name when None.
             secret_file: the secret shared with the nodes; the user's own when None.
-            connect_timeout: seconds to wait here for a first usable node; None does not wait.
+            connect_timeout: seconds to wait here for a first usable node; None does not wait. While
+                jobs wait, the log says what for: when it comes up, and each minute.
             setup_timeout: seconds that setup may take on a node; None for no limit.
             live_output: show what jobs print while they run.
             max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
@@ -142,7 +143,9 @@ class JobCluster(Generic[P, T]):
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
-            ConnectError: no node was usable within `connect_timeout`.
+            ConnectError: no node was usable within `connect_timeout`, or all refuse for good: they
+                have another secret, certificate, Python or protocol. Without a `connect_timeout`
+                jobs end with that reason.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):

@@ -268,7 +268,8 @@ async def open_cluster(
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
-        ConnectError: no node was usable within `connect_timeout`; names each with its reason.
+        ConnectError: no node was usable within `connect_timeout`, or all refuse for good; names each
+            with its reason.
         TypeError, ValueError: name the argument that can't be used, and what is allowed.
     """
     check_range("pulse_interval", pulse_interval, 0.1, 1000)

@@ -114,7 +114,9 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
                     count = 0  # The handshake knows best what a close at this point means.
                 handshake.receive_data(buffer[:count])
         if scope.cancelled_caught:
-            raise ConnectError(f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s")
+            raise ConnectError(
+                f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s{handshake.doubt}"
+            )
         if handshake.error is not None:
             raise handshake.error
         completed = True

@@ -249,7 +249,7 @@ class JobCluster(Generic[P, T]):
             raise self._thread.why_closed()
         if self._thread.work.is_program or (kwargs and JOB_DEPENDS in kwargs):
             return self._submit_with(args, kwargs, None)
-        return self._submit(pack_arguments(args, kwargs))
+        return self._submit(pack_arguments(args, kwargs, self._thread.work.carried))
 
     def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
         """As `submit`, with an id that the job has from its beginning."""
@@ -304,8 +304,9 @@ class JobCluster(Generic[P, T]):
             if kwargs:
                 raise TypeError(f"the program {self.name!r} takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
+        carried = self._thread.work.carried
         if not depends:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
         from dispy_trio.compute.depends import sort_depends
         from dispy_trio.compute.packaging import pack_code
 
@@ -313,8 +314,8 @@ class JobCluster(Generic[P, T]):
         extras = extras or JobExtras(self._thread.settings.options)
         extras.files = needs.all_files
         if not needs.code:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
-        return self._submit(pack_code(needs, args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
+        return self._submit(pack_code(needs, args, kwargs, carried), extras, job_id)
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
@@ -417,7 +418,8 @@ class JobCluster(Generic[P, T]):
         def submit(payload: bytes | Parts) -> DispyJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
-        stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize))
+        sizer = ChunkSizer(chunksize)
+        stream = CallStream(iterables, submit, buffersize, sizer, self._thread.work.carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way

@@ -85,12 +85,6 @@ def test_what_travels_is_the_same_bytes_on_every_machine() -> None:
     hello = Hello(3, (3, 12), Role.CLIENT, Kind.BULK, "0f" * 16, b"\1" * 32)
     assert hello.encode()[8:] == bytes.fromhex("0300030c0102" + "0f" * 16 + "01" * 32)
     assert columns.encode([1, -2], [0.5, 2.0]) == bytes.fromhex(
-        "6964"
-        "0200000000000000"
-        "0800000000000000"
-        "1000000000000000"  # what is in it
-        "01000000"
-        "feffffff"
-        "000000000000e03f"
-        "0000000000000040"
+        "69 64 0200000000000000 0800000000000000 1000000000000000"
+        " 01000000 feffffff 000000000000e03f 0000000000000040"
     )

@@ -328,7 +328,7 @@ class JobCluster(Generic[P, T]):
             # Many threads may submit: no two jobs may have one number.
             thread.number = number = thread.number + 1
         job = self._job_type(
-            number, payload, id=job_id or next_job_id(), submit_time=_now(), process=thread.process
+            number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
         )
         if isinstance(payload, Parts):
             job.size = payload.size

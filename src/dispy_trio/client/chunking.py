@@ -87,8 +87,8 @@ class CallStream(Generic[JobT]):
         reply: Any = job.result
         if reply is None:
             raise job.reason()
-        assert job.start_time is not None
-        assert job.end_time is not None
-        self.sizer.observe(calls, job.end_time - job.start_time)
+        assert job.started_at is not None
+        assert job.ended_at is not None
+        self.sizer.observe(calls, job.ended_at - job.started_at)
         self._ahead -= calls
         return unpack_calls(reply)

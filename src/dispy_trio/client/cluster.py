@@ -86,7 +86,7 @@ class Cluster(Generic[P, T]):
             self._next_number,
             payload,
             id=next_job_id(),
-            submit_time=time.time(),
+            submitted_at=time.time(),
             cancel=self._engine.cancel,
             process=self._process,
         )

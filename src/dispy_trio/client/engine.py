@@ -177,9 +177,9 @@ class Engine:
 
     def lead(self, job: UserJob[Any], later: Callable[..., None]) -> None:
         """Read for the result of a lone job on the user's thread, for a moment."""
-        if job.node is None or (link := self.links.get(job.node)) is None:
+        if job.node_key is None or (link := self.links.get(job.node_key)) is None:
             return
-        key = job.node
+        key = job.node_key
 
         def take(message: messages.JobsFinished) -> None:
             event = e.MessageReceived(key, message)
@@ -287,8 +287,8 @@ class Engine:
     def _announce(self, jobs: Sequence[Any], again: bool) -> None:
         self.listener.ending(jobs)
         for job in jobs:
-            if job.size and job.node is not None:
-                self.links[job.node].take_back(job.number)
+            if job.size and job.node_key is not None:
+                self.links[job.node_key].take_back(job.number)
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
@@ -637,7 +637,7 @@ class Engine:
         ended = [job for job in left if not job.ended]
         for job in ended:
             job.reply = to_bytes(reason)
-            job.status = JobStatus.Abandoned
+            job.state = JobStatus.Abandoned
             job.payload = None
         self._announce(ended, again=False)
 

@@ -390,7 +390,7 @@ class Placement:
                 self._give_alone(node, record, job)
             else:
                 # At once, so that the next one is not given the same slot.
-                job.node = node.key
+                job.node_key = node.key
                 node.outstanding[job.number] = job
                 record.outstanding += 1
                 batch.append(job)
@@ -435,7 +435,7 @@ class Placement:
                 except IndexError:
                     count = 0
                     break
-                if job.status in ENDED:
+                if job.state in ENDED:
                     continue
                 payload = job.payload
                 if type(payload) is not bytes:
@@ -445,7 +445,7 @@ class Placement:
                         break
                     count -= 1
                     continue
-                job.node = key
+                job.node_key = key
                 number = job.number
                 outstanding[number] = job
                 numbers.append(number)
@@ -485,7 +485,7 @@ class Placement:
 
     def _give_alone(self, node: NodeRecord, record: ComputationRecord, job: Job) -> None:
         """Send a job that is large, or whose files go before it."""
-        job.node = node.key
+        job.node_key = node.key
         if type(job.payload) is not bytes:
             node.bulk_bytes += job.size
             node.sent += job.size

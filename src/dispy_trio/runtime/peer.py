@@ -44,6 +44,7 @@ from dispy_trio.protocol.framing import (
 )
 from dispy_trio.protocol.handshake import DiallerHandshake, Handshake, ListenerHandshake
 from dispy_trio.protocol.splitting import halves
+from dispy_trio.runtime.segments import Content
 from dispy_trio.seams import ByteStream, Net
 
 __all__ = ["Peer", "PeerStatistics", "accept_connection", "dial_connection"]
@@ -148,7 +149,7 @@ class _Blob:
     """A blob on its way out."""
 
     number: int
-    buffers: Sequence[memoryview]
+    buffers: Sequence[Content]
     total: int
 
 
@@ -283,7 +284,7 @@ class Peer:
         """Is anything left to be written?"""
         return bool(self._outbox)
 
-    def send_blob_nowait(self, blob: int, buffers: Sequence[memoryview]) -> None:
+    def send_blob_nowait(self, blob: int, buffers: Sequence[Content]) -> None:
         """Queue a blob for the bulk connection. The buffers must not change until it is sent."""
         if self._ended:
             return

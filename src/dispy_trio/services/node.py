@@ -31,7 +31,13 @@ from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.protocol.codec import encode
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
-from dispy_trio.runtime.segments import can_open, check_parts, map_segment, open_segment
+from dispy_trio.runtime.segments import (
+    can_open,
+    check_parts,
+    content_of,
+    map_segment,
+    open_segment,
+)
 from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
 from dispy_trio.services.outside import Outside
@@ -200,7 +206,7 @@ class NodeService:
                 self._forget_job_directories(session, message.numbers)
                 peer.send_nowait(message)
                 for blob, _ in message.blobs.values():
-                    peer.send_blob_nowait(blob, [map_segment(segments[blob])])
+                    peer.send_blob_nowait(blob, [content_of(segments[blob])])
             case c.SendJobsToWorker(session=session, computation=number, worker=worker, jobs=jobs):
                 place = self.places.get((session, number))
                 if place is not None and place.jobs:
@@ -731,15 +737,19 @@ class NodeService:
         """Say goodbye to the clients and kill what runs."""
         for peer in list(self._peers.values()):
             peer.close("the node stops")
-        for key, computation in list(self._computations.items()):
-            computation.closing = True
-            keep = computation.options.keep_files and not self.settings.force_cleanup
-            try:
-                await self._end_template(computation)
-                await self._release_place(key, keep=keep)
-            except Exception as exc:
-                log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
+        async with trio.open_nursery() as closing:
+            for key, computation in self._computations.items():
+                computation.closing = True
+                closing.start_soon(self._stop_computation, key, computation)
         self._computations.clear()
+
+    async def _stop_computation(self, key: Key, computation: _Computation) -> None:
+        keep = computation.options.keep_files and not self.settings.force_cleanup
+        try:
+            await self._end_template(computation)
+            await self._release_place(key, keep=keep)
+        except Exception as exc:
+            log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
 
     # --- control -------------------------------------------------------------------------------
     def control(self, host: str, port: int) -> NodeControl:

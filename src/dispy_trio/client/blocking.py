@@ -25,7 +25,10 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
 from dispy_trio.client.nodes import (
     ClusterStatus,
+    DispyNode,
+    NodeAllocate,
     choose_nodes,
+    to_allocation,
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
@@ -256,7 +259,9 @@ class JobCluster(Generic[P, T]):
         return self._submit_with(args, kwargs, None, job_id=job_id)
 
     def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
-        """As `submit`, for one node: None when that is none of this cluster that is ready.
+        """As `submit`, for one node: None when that is none of this cluster, or is not used by it.
+
+        Of a node that the cluster was told of and that is not there yet, the job waits for it.
 
         Args:
             node: a `DispyNode`, a name or an address.
@@ -269,7 +274,7 @@ class JobCluster(Generic[P, T]):
         self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
     ) -> DispyJob[T] | None:
         """As `submit_node`, with an id that the job has from its beginning."""
-        key = self._ready_node(node)
+        key = self._node_for_jobs(node)
         if key is None:
             return None
         return self._submit_with(
@@ -434,14 +439,36 @@ class JobCluster(Generic[P, T]):
                     self.cancel(job)
 
     # --- nodes ---------------------------------------------------------------------------------
-    def _key_of(self, node: Any) -> str | None:
-        return self._thread.ask(self._thread.running().find_node, node)
+    def _key_of(self, node: Any, *, awaited: bool = False) -> str | None:
+        """The key of the one node that is meant; None, and it is logged why, if there is none.
 
-    def _ready_node(self, node: Any) -> str | None:
+        Args:
+            node: a `DispyNode`, a name or an address.
+            awaited: it may be one that has not answered yet.
+        """
         engine = self._thread.running()
-        key = self._key_of(node)
-        if key is not None and not self._thread.ask(engine.is_ready, key):
-            log.warning("node %s is not ready for jobs of cluster %s", key, self.name)
+        wanted = node if isinstance(node, DispyNode) else to_allocation(node)
+        found = self._thread.ask(engine.find_nodes, wanted)
+        is_name = isinstance(wanted, NodeAllocate) and not wanted.is_pattern
+        # Looked up here, if nobody has done so before: others wait for the engine's thread.
+        if not found and is_name and wanted.ip_addr is not None:
+            found = self._thread.ask(engine.find_nodes, wanted)
+        if not awaited:
+            found = [key for key in found if engine.was_met(key)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
+        else:
+            log.warning("%r is no node of this cluster", node)
+        return None
+
+    def _node_for_jobs(self, node: Any) -> str | None:
+        """The key of the node that jobs may be pinned to; None, and it is logged why, if none."""
+        engine = self._thread.running()
+        key = self._key_of(node, awaited=True)
+        if key is not None and not self._thread.ask(engine.may_run, key):
+            log.warning("node %s runs no jobs of cluster %s", key, self.name)
             return None
         return key
 
@@ -466,6 +493,8 @@ class JobCluster(Generic[P, T]):
         """
         engine = self._thread.running()
         several = node if isinstance(node, list) else [node]
+        if not several:
+            return -1
         try:
             choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:

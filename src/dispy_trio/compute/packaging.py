@@ -18,6 +18,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from dispy_trio.child import parts
+from dispy_trio.child.methods import to_function
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
 from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.compute.sources import own_sources
@@ -111,7 +112,8 @@ def pack_computation(
         )
     name = name or _name_of(computation)
     code = dict(depends.code)
-    contents = {"function": computation, "code": code, "setup": setup, "cleanup": cleanup}
+    function = to_function(computation)
+    contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
     sources = {**own_sources(), **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):

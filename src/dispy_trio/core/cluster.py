@@ -481,6 +481,7 @@ class ClusterMachine(Placement):
         else:
             node.memberships[record.number] = Membership.REFUSED
             self._count_slots()
+            self._end_pinned(node, record)
             self._check_failed(record)
 
     def _manage(
@@ -614,9 +615,18 @@ class ClusterMachine(Placement):
         )
         self._out.append(c.AnnounceNode(node.key, number, False, text))
         self._count_slots()
+        self._end_pinned(node, record)
         self._check_failed(record)
         if record.terminating:
             del node.memberships[number]  # It was told to close it, and has nothing left to close.
+        if record.closing:
+            self._check_drained(record)
+
+    def _end_pinned(self, node: NodeRecord, record: ComputationRecord) -> None:
+        """The node will not run the computation: who waits for it waits in vain."""
+        jobs = [job for job in node.pinned if job.computation == record.number]
+        node.pinned = deque(job for job in node.pinned if job.computation != record.number)
+        self._end_refused(node, record, jobs)
         if record.closing:
             self._check_drained(record)
 

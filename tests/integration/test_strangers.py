@@ -75,7 +75,9 @@ def refusals() -> Iterator[Refusals]:
     handler = Refusals()
     log = logging.getLogger("dispy_trio.node")
     log.addHandler(handler)
+    log.setLevel(logging.DEBUG)  # Most of one source are told to nobody else.
     yield handler
+    log.setLevel(logging.NOTSET)
     log.removeHandler(handler)
 
 

@@ -88,7 +88,9 @@ class Notifier:
         for job in jobs:
             if job.number not in self._running:
                 self._running.add(job.number)
-                self._tell_cluster(JobStatus.Running, job.node_key, snapshot(job, JobStatus.Running))
+                self._tell_cluster(
+                    JobStatus.Running, job.node_key, snapshot(job, JobStatus.Running)
+                )
 
     def provisional(self, job: DispyJob[Any]) -> None:
         self.started([job])

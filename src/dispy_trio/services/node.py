@@ -40,6 +40,7 @@ from dispy_trio.runtime.segments import (
 )
 from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
+from dispy_trio.services.knocks import MINUTE, Knocks
 from dispy_trio.services.outside import Outside
 from dispy_trio.services.places import Key, Places
 from dispy_trio.texts import NOTE_LIMIT, fit_note, readable, to_bytes
@@ -140,6 +141,7 @@ class NodeService:
     host: Host[NodeMachineEvent, c.NodeCommand] = field(init=False)
     _handshakes: dict[trio.CancelScope, None] = field(factory=dict)
     """Of connections that have not proved anything yet, the oldest first."""
+    _knocks: Knocks = field(factory=Knocks)
     _peers: dict[str, Peer] = field(factory=dict)
     _neighbours: dict[str, int] = field(factory=dict)
     """Session to process id, of the clients on this machine that share segments with us."""
@@ -557,11 +559,27 @@ class NodeService:
                 hello = self.outside.hello(Role.NODE, Kind.CONTROL, self.incarnation)
                 theirs = await accept_connection(stream, self.outside.secret.value, hello)
         except DispyError as exc:
-            # As text: whoever keeps records would keep the error, and with it the connection.
-            log.warning("refused a connection: %s", str(exc))
+            self._tell_refusal(stream.peer.rpartition(":")[0], exc)
         finally:
             del self._handshakes[scope]
         return theirs
+
+    def _tell_refusal(self, host: str, exc: DispyError) -> None:
+        source = self._knocks.refused(host)
+        level = logging.DEBUG if source is None else logging.WARNING
+        # As text: whoever keeps records would keep the error, and with it the connection.
+        log.log(level, "refused a connection: %s", str(exc))
+        if source is not None:
+            self.work.start_soon(self._count_refusals, source)
+
+    async def _count_refusals(self, source: str) -> None:
+        """Tell each minute how many more there were, until there are none."""
+        count = -1
+        while count:
+            await trio.sleep(MINUTE)
+            if count := self._knocks.end_minute(source):
+                several = "connection" if count == 1 else "connections"
+                log.warning("refused %d more %s of %s within a minute", count, several, source)
 
     async def _serve_session(self, stream: seams.ByteStream, theirs: Hello) -> None:
         session = theirs.identity

@@ -9,7 +9,6 @@ The thread, and what it shares with the cluster, is in `client.thread`.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -37,6 +36,7 @@ from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
+from dispy_trio.logs import check_level, logger, messages_from
 from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ __all__ = ["JobCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-log = logging.getLogger("dispy_trio")
 
 _now = time.time
 
@@ -77,7 +75,7 @@ class JobCluster(Generic[P, T]):
         ext_ip_addr: str | Sequence[str] | None = None,
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
-        loglevel: int = logging.INFO,
+        loglevel: int = logger.INFO,
         callback: JobCallback | None = None,
         setup: Callable[..., Any] | None = None,
         cleanup: bool | Callable[..., Any] = True,
@@ -118,7 +116,9 @@ class JobCluster(Generic[P, T]):
                 `recover_file`.
             dispy_port: sets `config.DispyPort`, from which the port of nodes counts.
             dest_path: directory on the nodes that lasts from one cluster to the next.
-            loglevel: of the library's logger.
+            loglevel: DEBUG, INFO, WARNING, ERROR or CRITICAL of `logger`: from where on messages of this
+                cluster are logged. Where the program has configured logging, INFO stands for the
+                level configured there. Where it has not, messages are shown on stderr.
             callback: old name of `job_status`.
             setup: called once on each node before its first job, with the node's ``setup_args``; it
                 has to return 0, 1 or 2. What it makes global is shared by the node's jobs.
@@ -155,7 +155,10 @@ class JobCluster(Generic[P, T]):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
         _set_port(dispy_port)
-        choice = choose_nodes(nodes)
+        loglevel = check_level("loglevel", loglevel)
+        logger.setLevel(loglevel)
+        with messages_from(loglevel):
+            choice = choose_nodes(nodes)
         # Started first: its interpreter starts up while ours imports what it needs.
         embedded = None
         if choice.embedded:
@@ -185,8 +188,6 @@ class JobCluster(Generic[P, T]):
             job_status = job_status or callback
             s.check_callback("job_status", job_status, "job")
             s.check_callback("cluster_status", cluster_status, "status, node, job")
-            if loglevel != logging.INFO:
-                log.setLevel(loglevel)
             settings = s.ClusterSettings(
                 choice,
                 cpus,
@@ -198,6 +199,7 @@ class JobCluster(Generic[P, T]):
                 PULSE_INTERVAL if pulse_interval is None else pulse_interval,
                 connect_timeout,
                 options_of_all(isolation),
+                loglevel,
             )
             work = s.pack_work(
                 computation,
@@ -222,7 +224,7 @@ class JobCluster(Generic[P, T]):
             from dispy_trio.client.callbacks import Notifier
 
             thread.notifier = Notifier(
-                job_status, cluster_status, thread.find_dispy_node, thread.drained
+                job_status, cluster_status, thread.find_dispy_node, thread.drained, thread.log
             )
         if live_output:
             from dispy_trio.client.live import LiveOutput
@@ -365,7 +367,7 @@ class JobCluster(Generic[P, T]):
         A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
         """
         if job.ended:
-            log.warning("job %r has ended; it can't be cancelled", job.id)
+            self._thread.log.warning("job %r has ended; it can't be cancelled", job.id)
             return -1
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
@@ -457,16 +459,21 @@ class JobCluster(Generic[P, T]):
         found = self._thread.ask(engine.find_nodes, wanted)
         is_name = isinstance(wanted, NodeAllocate) and not wanted.is_pattern
         # Looked up here, if nobody has done so before: others wait for the engine's thread.
-        if not found and is_name and wanted.ip_addr is not None:
-            found = self._thread.ask(engine.find_nodes, wanted)
+        if not found and is_name:
+            with messages_from(self._thread.settings.loglevel):
+                is_known = wanted.ip_addr is not None
+            if is_known:
+                found = self._thread.ask(engine.find_nodes, wanted)
         if not awaited:
             found = [key for key in found if engine.was_met(key)]
         if len(found) == 1:
             return found[0]
         if found:
-            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
+            self._thread.log.warning(
+                "%r may be any of %s: name it with its port", node, ", ".join(found)
+            )
         else:
-            log.warning("%r is no node of this cluster", node)
+            self._thread.log.warning("%r is no node of this cluster", node)
         return None
 
     def _node_for_jobs(self, node: Any) -> str | None:
@@ -474,7 +481,7 @@ class JobCluster(Generic[P, T]):
         engine = self._thread.running()
         key = self._key_of(node, awaited=True)
         if key is not None and not self._thread.ask(engine.may_run, key):
-            log.warning("node %s runs no jobs of cluster %s", key, self.name)
+            self._thread.log.warning("node %s runs no jobs of cluster %s", key, self.name)
             return None
         return key
 
@@ -486,7 +493,8 @@ class JobCluster(Generic[P, T]):
         Raises:
             TypeError, ValueError: one can't be meant.
         """
-        choice = choose_nodes(nodes)
+        with messages_from(self._thread.settings.loglevel):
+            choice = choose_nodes(nodes)
         self._thread.ask(self._thread.running().discover, choice.addresses)
         return 0
 
@@ -502,9 +510,10 @@ class JobCluster(Generic[P, T]):
         if not several:
             return -1
         try:
-            choice = choose_nodes(several)
+            with messages_from(self._thread.settings.loglevel):
+                choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:
-            log.warning("allocate_node: %s", exc)
+            self._thread.log.warning("allocate_node: %s", exc)
             return -1
         self._thread.ask(engine.allocate, choice)
         return 0
@@ -598,7 +607,7 @@ class JobCluster(Generic[P, T]):
         except (ClusterClosed, ClusterFailed):
             raise
         except (DispyError, OSError) as exc:
-            log.warning("send_file: %s", exc)
+            self._thread.log.warning("send_file: %s", exc)
             return -1
         return 0
 

@@ -8,7 +8,6 @@ Nothing waits for it but the cluster's `wait` and `close`, which count the calls
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -21,11 +20,10 @@ from attrs import define, field
 from dispy_trio.client.jobs import DispyJob, snapshot
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.errors import ResultUnpicklable
+from dispy_trio.logs import DispyLogger, log
 from dispy_trio.models import JobStatus, Outcome
 
 __all__ = ["ClusterCallback", "JobCallback", "Notifier", "is_callback"]
-
-log = logging.getLogger("dispy_trio")
 
 JobCallback = Callable[[DispyJob[Any]], object]
 ClusterCallback = Callable[[int, DispyNode | None, DispyJob[Any] | None], object]
@@ -62,7 +60,7 @@ def _work() -> None:
         except BaseException:  # noqa: ASYNC103 - Trio does not run on this thread
             # SystemExit and KeyboardInterrupt, too, would end this thread alone, and nobody would be
             # told of anything any more.
-            log.exception("a status callback failed")
+            notifier.log.exception("a status callback failed")
         finally:
             # What the call holds on to is gone before whoever waits for it goes on.
             del call
@@ -84,6 +82,8 @@ class Notifier:
     find_node: Callable[[str], DispyNode]
     drained: threading.Condition
     """Guards the counts, and is told when as many as were awaited have returned."""
+    log: DispyLogger = log
+    """Of the cluster."""
     queued: int = 0
     """Calls that there were and are to be."""
     returned: int = 0

@@ -7,7 +7,6 @@ nothing of it is left there.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sys
 import time
@@ -48,6 +47,7 @@ from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
@@ -56,8 +56,6 @@ from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.texts import to_bytes
 
 __all__ = ["Doors", "Engine", "open_engine"]
-
-log = logging.getLogger("dispy_trio")
 
 LEAD_SECONDS = 0.005
 """How long a thread that waits for a lone job reads for its result itself."""

@@ -10,7 +10,6 @@ Trio is imported on that thread, while an embedded node, started before, does th
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 import threading
 import weakref
@@ -24,6 +23,7 @@ from dispy_trio.client import forks
 from dispy_trio.client.ears import ClusterEars
 from dispy_trio.client.jobs import DispyJob
 from dispy_trio.errors import ClusterClosed, ClusterFailed
+from dispy_trio.logs import DispyLogger, messages_from
 from dispy_trio.models import JobStatus
 from dispy_trio.texts import to_bytes
 
@@ -43,8 +43,6 @@ A = TypeVar("A")
 
 CALLBACK_GRACE = 1.0
 """Seconds that callbacks have at the end of a close that is limited."""
-
-log = logging.getLogger("dispy_trio")
 
 
 @define(eq=False)
@@ -74,12 +72,17 @@ class ClusterThread:
     engine: Engine | None = None
     process: int = field(factory=forks.current_process)
     """Where it runs."""
+    log: DispyLogger = field(init=False)
+    """For what is said of this cluster."""
     _was_closed: bool = False
     _failure: BaseException | None = None
     _started: threading.Event = field(factory=threading.Event)
     _token: trio.lowlevel.TrioToken | None = None
     _leave: Callable[[bool], None] = field(default=lambda terminate: None)
     _thread: threading.Thread = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.log = DispyLogger(self.settings.loglevel)
 
     def start(self) -> None:
         """Start the engine, and return when it has started.
@@ -103,11 +106,12 @@ class ClusterThread:
         import trio
 
         try:
-            trio.run(self._main)
+            with messages_from(self.settings.loglevel):
+                trio.run(self._main)
         except BaseException as exc:  # noqa: ASYNC103 - outside of Trio; told to the user's thread
             self._failure = exc
             if self.engine is not None:
-                log.error("cluster %s: %s", self.name, exc)
+                self.log.error("cluster %s: %s", self.name, exc)
         finally:
             self._end_what_is_left()
             _running.discard(self)
@@ -218,7 +222,9 @@ class ClusterThread:
 
         self.check_process()
         try:
-            return trio.from_thread.run_sync(function, *args, trio_token=self._token)
+            # What runs there takes the context along from here.
+            with messages_from(self.settings.loglevel):
+                return trio.from_thread.run_sync(function, *args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
@@ -228,7 +234,9 @@ class ClusterThread:
 
         self.check_process()
         try:
-            return trio.from_thread.run(function, *args, trio_token=self._token)
+            # What runs there takes the context along from here.
+            with messages_from(self.settings.loglevel):
+                return trio.from_thread.run(function, *args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
@@ -308,7 +316,7 @@ class ClusterThread:
             limit = CALLBACK_GRACE if terminate or timeout is not None else None
             calls = notifier.queued
             if not self._wait_for(lambda: notifier.have_returned(calls), limit):
-                log.warning(
+                self.log.warning(
                     "cluster %s is closed, and %d of its callbacks have not returned; they are called"
                     " as long as the program lasts",
                     self.name,

@@ -22,7 +22,7 @@ from dispy_trio import config
 from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
+from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
 from dispy_trio.client.nodes import (
     ClusterStatus,
     DispyNode,
@@ -231,7 +231,8 @@ class JobCluster(Generic[P, T]):
     def _attach(self, thread: ClusterThread) -> None:
         self.name = thread.name
         self._thread = thread
-        self._job_type: type[DispyJob[Any]] = ProgramJob if thread.work.is_program else DispyJob
+        is_program = thread.work.is_program
+        self._job_type: type[SubmittedJob[Any]] = ProgramJob if is_program else SubmittedJob
         self._start_time = time.time()
 
     # --- jobs ----------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ class JobCluster(Generic[P, T]):
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
-    ) -> DispyJob[Any]:
+    ) -> SubmittedJob[Any]:
         thread = self._thread
         engine = thread.engine
         assert engine is not None
@@ -355,8 +356,9 @@ class JobCluster(Generic[P, T]):
 
         A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
         """
-        if job.ended:
-            log.warning("job %r has ended; it can't be cancelled", job.id)
+        if job.ended or not job.number:
+            why = "has ended" if job.ended else "was never submitted"
+            log.warning("job %r %s; it can't be cancelled", job.id, why)
             return -1
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
@@ -416,7 +418,7 @@ class JobCluster(Generic[P, T]):
     ) -> Iterator[T]:
         machine = self._thread.running().machine
 
-        def submit(payload: bytes | Parts) -> DispyJob[Any]:
+        def submit(payload: bytes | Parts) -> SubmittedJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
         stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize))

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from dispy_trio import config
 from dispy_trio.client import forks
@@ -236,7 +236,15 @@ class JobCluster(Generic[P, T]):
         self._start_time = time.time()
 
     # --- jobs ----------------------------------------------------------------------------------
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    # Type checkers know each way to submit twice: no signature made of the computation's can have a
+    # keyword of ours.
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """Queue a job and return at once.
 
         The keyword ``dispy_job_depends`` is a list of what this one job needs beside its arguments,
@@ -252,11 +260,23 @@ class JobCluster(Generic[P, T]):
             return self._submit_with(args, kwargs, None)
         return self._submit(pack_arguments(args, kwargs))
 
-    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    @overload
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit_job_id(
+        self, job_id: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """As `submit`, with an id that the job has from its beginning."""
         return self._submit_with(args, kwargs, None, job_id=job_id)
 
-    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
+    @overload
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None: ...
+    @overload
+    def submit_node(
+        self, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_node(self, node: Any, *args: Any, **kwargs: Any) -> DispyJob[T] | None:
         """As `submit`, for one node: None when that is none of this cluster, or is not used by it.
 
         Of a node that the cluster was told of and that is not there yet, the job waits for it.
@@ -268,8 +288,16 @@ class JobCluster(Generic[P, T]):
         """
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
+    @overload
     def submit_job_id_node(
         self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
+    ) -> DispyJob[T] | None: ...
+    @overload
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, **kwargs: Any
     ) -> DispyJob[T] | None:
         """As `submit_node`, with an id that the job has from its beginning."""
         key = self._node_for_jobs(node)

@@ -84,7 +84,20 @@ def fork() -> int:
         _own_fork = False
     if not pid:
         claim()
+        _draw_anew()
     return pid
+
+
+def _draw_anew() -> None:
+    """Have numpy's own generator draw other numbers here than in its copies, as Python's does.
+
+    Unless the user has seeded it, in setup say: then it goes on from there.
+    """
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if hasattr(numpy_random, "set_bit_generator"):  # Numpy 1.24 and later.
+        generator = numpy_random.get_bit_generator()
+        if generator.seed_seq is not None:
+            numpy_random.set_bit_generator(type(generator)())
 
 
 def _undisturbed(fork: Callable[[], _T]) -> Callable[[], _T]:

@@ -133,7 +133,8 @@ class JobCluster(Generic[P, T]):
             cpus: slots of the embedded node; 0 for all processors, negative leaves that many free.
             name: of the computation, for people; its function's name when None.
             secret_file: the secret shared with the nodes; the user's own when None.
-            connect_timeout: seconds to wait here for a first usable node; None does not wait.
+            connect_timeout: seconds to wait here for a first usable node; None does not wait. While
+                jobs wait, the log says what for: when it comes up, and each minute.
             setup_timeout: seconds that setup may take on a node; None for no limit.
             live_output: show what jobs print while they run.
             max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
@@ -145,7 +146,9 @@ class JobCluster(Generic[P, T]):
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
-            ConnectError: no node was usable within `connect_timeout`.
+            ConnectError: no node was usable within `connect_timeout`, or all refuse for good: they
+                have another secret, certificate, Python or protocol. Without a `connect_timeout`
+                jobs end with that reason.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):
@@ -258,7 +261,7 @@ class JobCluster(Generic[P, T]):
             raise self._thread.why_closed()
         if self._thread.work.is_program or (kwargs and JOB_DEPENDS in kwargs):
             return self._submit_with(args, kwargs, None)
-        return self._submit(pack_arguments(args, kwargs))
+        return self._submit(pack_arguments(args, kwargs, self._thread.work.carried))
 
     @overload
     def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
@@ -335,8 +338,9 @@ class JobCluster(Generic[P, T]):
             if kwargs:
                 raise TypeError(f"the program {self.name!r} takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
+        carried = self._thread.work.carried
         if not depends:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
         from dispy_trio.compute.depends import sort_depends
         from dispy_trio.compute.packaging import pack_code
 
@@ -344,8 +348,8 @@ class JobCluster(Generic[P, T]):
         extras = extras or JobExtras(self._thread.settings.options)
         extras.files = needs.all_files
         if not needs.code:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
-        return self._submit(pack_code(needs, args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
+        return self._submit(pack_code(needs, args, kwargs, carried), extras, job_id)
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
@@ -449,7 +453,8 @@ class JobCluster(Generic[P, T]):
         def submit(payload: bytes | Parts) -> SubmittedJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
-        stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize))
+        sizer = ChunkSizer(chunksize)
+        stream = CallStream(iterables, submit, buffersize, sizer, self._thread.work.carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way

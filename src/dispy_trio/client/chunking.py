@@ -11,6 +11,7 @@ from attrs import define, field
 
 from dispy_trio.client.jobs import UserJob
 from dispy_trio.compute.packaging import Parts, pack_calls, unpack_calls
+from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 
 __all__ = ["CallStream", "ChunkSizer"]
 
@@ -58,6 +59,7 @@ class CallStream(Generic[JobT]):
     buffersize: int | None = field(validator=_check_buffersize)
     """Calls that may be read ahead of the results taken."""
     sizer: ChunkSizer
+    carried: Carried = NOTHING_CARRIED
     pending: deque[tuple[JobT, int]] = field(factory=deque)
     _ahead: int = 0
     _calls: Iterator[tuple[Any, ...]] = field(init=False)
@@ -74,7 +76,7 @@ class CallStream(Generic[JobT]):
             chunk = list(islice(self._calls, size))
             if not chunk:
                 break
-            self.pending.append((self._submit(pack_calls(chunk)), len(chunk)))
+            self.pending.append((self._submit(pack_calls(chunk, self.carried)), len(chunk)))
             self._ahead += len(chunk)
         return self.pending.popleft() if self.pending else None
 

@@ -113,6 +113,10 @@ class Placement:
     nodes: dict[str, NodeRecord] = field(factory=dict)
     awaited: set[str] = field(factory=set)
     """Nodes that are being dialled for the first time: any of them may be the one that works."""
+    absent: set[str] = field(factory=set)
+    """Nodes that can't be reached now, and may come."""
+    refusals: dict[str, str] = field(factory=dict)
+    """Node to reason, of those that refuse us for good."""
     _recall_at: float = math.inf
     _slots: int = 0
     """Slots of all nodes that are given jobs."""
@@ -225,6 +229,14 @@ class Placement:
     def _park(self, record: ComputationRecord, job: Job) -> None:
         """Put away a job that no node can run, and say so, once for all that ask for as much."""
         record.aside.park(job)
+        key, text = self._tell_parked(job)
+        if self.awaited or key in record.told or len(record.told) >= MOST_TOLD:
+            return  # A node that is still dialled may have it.
+        record.told.add(key)
+        self._out.append(c.AnnounceWaiting(text))
+
+    def _tell_parked(self, job: Job) -> tuple[str, str]:
+        """What a job that no node can run asks for, in short and in a sentence."""
         extras = extras_of(job)
         asked = ", ".join(
             f"{amount} {name}"
@@ -234,10 +246,6 @@ class Placement:
             }.items()
         )
         where = f"node {extras.pinned}" if extras.pinned else "no node"
-        key = f"{where} {asked}"
-        if self.awaited or key in record.told or len(record.told) >= MOST_TOLD:
-            return  # A node that is still dialled may have it.
-        record.told.add(key)
         there = ", ".join(
             f"{node.key}: {node.cpus} cpus"
             + "".join(f", {amount} {name}" for name, amount in node.resources.items())
@@ -245,11 +253,9 @@ class Placement:
             if node.state is not NodeState.LOST
         )
         has = "has not so much" if extras.pinned else "has so much"
-        self._out.append(
-            c.AnnounceWaiting(
-                f"jobs that ask for {asked} wait: {where} {has} ({there or 'none is connected'});"
-                " they start when one has; cancel them if none ever will",
-            )
+        return f"{where} {asked}", (
+            f"jobs that ask for {asked} wait: {where} {has} ({there or 'none is connected'});"
+            " they start when one has; cancel them if none ever will"
         )
 
     def _unpark(self) -> None:

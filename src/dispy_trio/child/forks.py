@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
+from dispy_trio.child.randomness import draw_anew
+
 __all__ = ["claim", "flush", "fork", "handle", "is_ours", "keep", "leave", "set_mask"]
 
 _T = TypeVar("_T")
@@ -84,20 +86,8 @@ def fork() -> int:
         _own_fork = False
     if not pid:
         claim()
-        _draw_anew()
+        draw_anew()
     return pid
-
-
-def _draw_anew() -> None:
-    """Have numpy's own generator draw other numbers here than in its copies, as Python's does.
-
-    Unless the user has seeded it, in setup say: then it goes on from there.
-    """
-    numpy_random: Any = sys.modules.get("numpy.random")
-    if hasattr(numpy_random, "set_bit_generator"):  # Numpy 1.24 and later.
-        generator = numpy_random.get_bit_generator()
-        if generator.seed_seq is not None:
-            numpy_random.set_bit_generator(type(generator)())
 
 
 def _undisturbed(fork: Callable[[], _T]) -> Callable[[], _T]:

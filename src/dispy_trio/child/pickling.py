@@ -23,6 +23,8 @@ from typing import Any
 
 import cloudpickle
 
+from dispy_trio.child.randomness import reduce_generator
+
 __all__ = ["Pickler", "dump_best", "dumps", "keep_state", "take_state"]
 
 _keys: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
@@ -55,6 +57,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is _Cached:
             return NotImplemented if _is_importable(obj) else _reduce_cached(obj)
+        if (generator := reduce_generator(obj)) is not None:
+            return generator
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced

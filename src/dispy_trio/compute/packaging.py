@@ -17,9 +17,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from dispy_trio.child import parts
-from dispy_trio.child.methods import to_function
 from dispy_trio.child import alias, parts
+from dispy_trio.child.methods import to_function
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
 from dispy_trio.compute.luggage import pack_data
 from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried

@@ -22,6 +22,8 @@ from typing import Any
 
 import cloudpickle
 
+from dispy_trio.child.randomness import reduce_generator
+
 __all__ = ["Pickler", "dump_best", "dumps", "keep_state", "take_state"]
 
 _keys: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
@@ -57,6 +59,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(obj) is functools.cached_property:
             # It has a lock in some versions of Python.
             return _make_cached_property, (obj.func, obj.attrname)
+        if (generator := reduce_generator(obj)) is not None:
+            return generator
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced

@@ -15,13 +15,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from dispy_trio import config
 from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
+from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
 from dispy_trio.client.nodes import (
     ClusterStatus,
     DispyNode,
@@ -238,11 +238,20 @@ class JobCluster(Generic[P, T]):
     def _attach(self, thread: ClusterThread) -> None:
         self.name = thread.name
         self._thread = thread
-        self._job_type: type[DispyJob[Any]] = ProgramJob if thread.work.is_program else DispyJob
+        is_program = thread.work.is_program
+        self._job_type: type[SubmittedJob[Any]] = ProgramJob if is_program else SubmittedJob
         self._start_time = time.time()
 
     # --- jobs ----------------------------------------------------------------------------------
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    # Type checkers know each way to submit twice: no signature made of the computation's can have a
+    # keyword of ours.
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """Queue a job and return at once.
 
         The keyword ``dispy_job_depends`` is a list of what this one job needs beside its arguments,
@@ -258,11 +267,23 @@ class JobCluster(Generic[P, T]):
             return self._submit_with(args, kwargs, None)
         return self._submit(pack_arguments(args, kwargs, self._thread.work.carried))
 
-    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    @overload
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit_job_id(
+        self, job_id: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """As `submit`, with an id that the job has from its beginning."""
         return self._submit_with(args, kwargs, None, job_id=job_id)
 
-    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
+    @overload
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None: ...
+    @overload
+    def submit_node(
+        self, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_node(self, node: Any, *args: Any, **kwargs: Any) -> DispyJob[T] | None:
         """As `submit`, for one node: None when that is none of this cluster, or is not used by it.
 
         Of a node that the cluster was told of and that is not there yet, the job waits for it.
@@ -274,8 +295,16 @@ class JobCluster(Generic[P, T]):
         """
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
+    @overload
     def submit_job_id_node(
         self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
+    ) -> DispyJob[T] | None: ...
+    @overload
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, **kwargs: Any
     ) -> DispyJob[T] | None:
         """As `submit_node`, with an id that the job has from its beginning."""
         key = self._node_for_jobs(node)
@@ -328,7 +357,7 @@ class JobCluster(Generic[P, T]):
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
-    ) -> DispyJob[Any]:
+    ) -> SubmittedJob[Any]:
         thread = self._thread
         engine = thread.engine
         assert engine is not None
@@ -366,8 +395,9 @@ class JobCluster(Generic[P, T]):
 
         A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
         """
-        if job.ended:
-            self._thread.log.warning("job %r has ended; it can't be cancelled", job.id)
+        if job.ended or not job.number:
+            why = "has ended" if job.ended else "was never submitted"
+            self._thread.log.warning("job %r %s; it can't be cancelled", job.id, why)
             return -1
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
@@ -428,7 +458,7 @@ class JobCluster(Generic[P, T]):
     ) -> Iterator[T]:
         machine = self._thread.running().machine
 
-        def submit(payload: bytes | Parts) -> DispyJob[Any]:
+        def submit(payload: bytes | Parts) -> SubmittedJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
         sizer = ChunkSizer(chunksize)

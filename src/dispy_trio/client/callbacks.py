@@ -17,7 +17,7 @@ from typing import Any
 
 from attrs import define, field
 
-from dispy_trio.client.jobs import DispyJob, snapshot
+from dispy_trio.client.jobs import DispyJob, SubmittedJob, snapshot
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.errors import ResultUnpicklable
 from dispy_trio.logs import DispyLogger, log
@@ -97,10 +97,10 @@ class Notifier:
         _ensure_thread()
 
     # --- jobs ----------------------------------------------------------------------------------
-    def created(self, job: DispyJob[Any]) -> None:
+    def created(self, job: SubmittedJob[Any]) -> None:
         self._tell_cluster(JobStatus.Created, None, snapshot(job, JobStatus.Created))
 
-    def started(self, jobs: Sequence[DispyJob[Any]]) -> None:
+    def started(self, jobs: Sequence[SubmittedJob[Any]]) -> None:
         if self.cluster_status is None:
             return
         for job in jobs:
@@ -110,17 +110,17 @@ class Notifier:
                     JobStatus.Running, job.node_key, snapshot(job, JobStatus.Running)
                 )
 
-    def provisional(self, job: DispyJob[Any]) -> None:
+    def provisional(self, job: SubmittedJob[Any]) -> None:
         self.started([job])
         self._tell(JobStatus.ProvisionalResult, job)
 
-    def requeued(self, node: str, jobs: Sequence[DispyJob[Any]]) -> None:
+    def requeued(self, node: str, jobs: Sequence[SubmittedJob[Any]]) -> None:
         """Lost with their node, and to be run elsewhere."""
         for job in jobs:
             self._running.discard(job.number)
             self._tell_cluster(JobStatus.Abandoned, node, snapshot(job, JobStatus.Abandoned))
 
-    def ended(self, jobs: Sequence[DispyJob[Any]]) -> None:
+    def ended(self, jobs: Sequence[SubmittedJob[Any]]) -> None:
         for job in jobs:
             ran = job.started_at is not None and job.outcome not in _NEVER_RAN
             if ran and job.state in (JobStatus.Finished, JobStatus.Terminated):
@@ -129,13 +129,13 @@ class Notifier:
             self._running.discard(job.number)
             self._tell(job.state, job)
 
-    def _tell(self, status: JobStatus, job: DispyJob[Any]) -> None:
+    def _tell(self, status: JobStatus, job: SubmittedJob[Any]) -> None:
         taken = snapshot(job, status)
         if self.job_status is not None:
             self._put(lambda: self._call_job_status(taken, job))
         self._tell_cluster(status, job.node_key, taken, job)
 
-    def _call_job_status(self, taken: DispyJob[Any], job: DispyJob[Any]) -> None:
+    def _call_job_status(self, taken: SubmittedJob[Any], job: SubmittedJob[Any]) -> None:
         assert self.job_status is not None
         _share_result(taken, job)
         self.job_status(taken)
@@ -158,8 +158,8 @@ class Notifier:
         self,
         status: int,
         key: str | None,
-        taken: DispyJob[Any] | None,
-        job: DispyJob[Any] | None = None,
+        taken: SubmittedJob[Any] | None,
+        job: SubmittedJob[Any] | None = None,
     ) -> None:
         call = self.cluster_status
         if call is None:
@@ -197,7 +197,7 @@ class Notifier:
         return False
 
 
-def _share_result(taken: Any, job: DispyJob[Any]) -> None:
+def _share_result(taken: Any, job: SubmittedJob[Any]) -> None:
     """Unpickle the result once for both."""
     if taken.state is JobStatus.Finished:
         try:

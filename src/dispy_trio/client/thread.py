@@ -21,7 +21,7 @@ from attrs import define, field
 
 from dispy_trio.client import forks
 from dispy_trio.client.ears import ClusterEars
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import DispyJob, SubmittedJob
 from dispy_trio.errors import ClusterClosed, ClusterFailed
 from dispy_trio.logs import DispyLogger, messages_from
 from dispy_trio.models import JobStatus
@@ -167,7 +167,7 @@ class ClusterThread:
             self.drained.notify_all()
 
     # --- on any thread -------------------------------------------------------------------------
-    def end_late(self, job: DispyJob[Any]) -> None:
+    def end_late(self, job: SubmittedJob[Any]) -> None:
         """A job was submitted while the engine ended: it may have missed it."""
         if not job.ended:
             job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
@@ -240,7 +240,7 @@ class ClusterThread:
         except (trio.RunFinishedError, trio.Cancelled):
             raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
-    def wake(self, engine: Engine, job: DispyJob[Any], *, alone: bool) -> None:
+    def wake(self, engine: Engine, job: SubmittedJob[Any], *, alone: bool) -> None:
         """Have the engine look at its queue."""
         if not alone:
             self.call_soon(engine.wake)

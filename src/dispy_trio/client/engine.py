@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, assert_never
 
-import cloudpickle
 import trio
 from attrs import define, evolve, field
 
@@ -41,6 +40,7 @@ from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.compute.depends import to_job_file
 from dispy_trio.compute.descriptors import raise_limit
+from dispy_trio.compute.pickling import dump_arguments
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
@@ -333,9 +333,7 @@ class Engine:
             self._feed(e.NodeRefused(key, 1, incarnation, ""))
             return
         try:
-            arguments = (
-                cloudpickle.dumps(allocation.setup_args, 5) if allocation.setup_args else b""
-            )
+            arguments = dump_arguments(allocation.setup_args) if allocation.setup_args else b""
         except Exception as exc:
             # Whatever the user's own objects raise: it is about this node, not about the cluster.
             text = f"the setup_args of node {key} cannot be pickled: {exc}"

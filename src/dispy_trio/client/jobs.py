@@ -12,11 +12,12 @@ import os
 import threading
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from attrs import define, field, fields
 
 from dispy_trio.client import forks
+from dispy_trio.client.crashes import crash_report, without_report
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
@@ -49,7 +50,7 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UserJob(Job, Generic[T]):
     """What the handles of blocking and of Trio programs have in common."""
 
@@ -106,7 +107,8 @@ class UserJob(Job, Generic[T]):
 
     @property
     def exception(self) -> str | None:
-        """Why the job did not return: the traceback of what it raised there, or how it ended.
+        """Why the job did not return: the traceback of what it raised there, or how it ended, with
+        the calls it was in when its process crashed.
 
         None for jobs that finished, are not over, or were cancelled.
         """
@@ -116,7 +118,7 @@ class UserJob(Job, Generic[T]):
             return unpack_exception(self.reply)[1]
         if self.outcome in (Outcome.CANCELLED, Outcome.INTERRUPTED) or self.reply is None:
             return None
-        return self._told()
+        return self._told() + self._crash()
 
     @property
     def stdout(self) -> Any:
@@ -146,6 +148,12 @@ class UserJob(Job, Generic[T]):
             reply = b"".join(reply or ())
         return reply.decode(errors="replace")
 
+    def _crash(self) -> str:
+        if self.outcome != Outcome.DIED or self.output is None:
+            return ""
+        report = crash_report(self.output[1])
+        return f"\n{report}" if report else ""
+
     @property
     def ip_addr(self) -> str | None:
         """IP address of the node it was sent to."""
@@ -165,7 +173,7 @@ class UserJob(Job, Generic[T]):
             return JobAbandoned(f"{where}: {self.exception}")
         if self.outcome == Outcome.INTERRUPTED or self.status is JobStatus.Cancelled:
             return JobCancelled(f"{where}: {self._told() or 'cancelled'}")
-        tail = "" if self.output is None else _last_lines(self.output[1])
+        tail = "" if self.output is None else _last_lines(without_report(self.output[1]))
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
 
     def add_waiter(self, waiter: Waiter) -> bool:
@@ -200,8 +208,20 @@ class UserJob(Job, Generic[T]):
     def __lt__(self, other: Job) -> bool:
         return self.number < other.number
 
+    _name: ClassVar[str] = "DispyJob"
 
-@define(eq=False)
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import job_text
+
+        return job_text(self._name, self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import job_html
+
+        return job_html(self)
+
+
+@define(eq=False, repr=False)
 class DispyJob(UserJob[T]):
     """A job of a blocking `JobCluster`; the attributes and numbers are dispy's."""
 
@@ -258,7 +278,7 @@ class DispyJob(UserJob[T]):
         return self.result
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ProgramJob(DispyJob[T]):
     """A job of a computation that is a program: what it writes is bytes."""
 

@@ -241,6 +241,15 @@ class ClusterThread:
         if self.engine is not None and not self.gone:
             self.engine.lead(job, self.call_soon)
 
+    def describe(self) -> str:
+        """Its state and that of its jobs, in a few words."""
+        jobs = f"{self.number} job{'' if self.number == 1 else 's'}"
+        if forks.is_inherited(self.process):
+            return f"of the parent process, {jobs}"
+        if self.gone:
+            return f"{'failed' if self._failure else 'closed'}, {jobs}"
+        return f"{jobs}, {max(0, self.number - self.ended)} pending"
+
     def find_dispy_node(self, key: str) -> DispyNode:
         assert self.engine is not None
         return self.engine.node(key)

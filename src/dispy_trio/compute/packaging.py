@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from attrs import define, frozen
 
 from dispy_trio.child import parts
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
+from dispy_trio.compute.pickling import blame, dump_arguments
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
     JobFailed,
@@ -33,6 +35,7 @@ from dispy_trio.models import JobFile
 __all__ = [
     "Bundle",
     "Parts",
+    "check_kind",
     "map_private",
     "pack_arguments",
     "pack_calls",
@@ -99,7 +102,7 @@ def pack_computation(
 
     Raises:
         PickleArgumentError: names what can't be pickled.
-        TypeError: it is not callable.
+        TypeError: it is not callable, or what it returns can't be a result.
     """
     if not callable(computation):
         raise TypeError(
@@ -107,6 +110,7 @@ def pack_computation(
             f" not {type(computation).__name__}"
         )
     name = name or _name_of(computation)
+    check_kind(computation, f"the computation {name!r}")
     code = dict(depends.code)
     contents = {"function": computation, "code": code, "setup": setup, "cleanup": cleanup}
     sources = {**own_sources(), **depends.sources}
@@ -130,9 +134,11 @@ def _pickle_contents(name: str, contents: dict[str, Any]) -> bytes:
             except Exception as reason:
                 raise PickleArgumentError(
                     f"{part!r}, which goes with the computation {name!r}, cannot be pickled:"
-                    f" {reason}"
+                    f" {blame(value, reason)}"
                 ) from exc
-        raise PickleArgumentError(f"the computation {name!r} cannot be pickled: {exc}") from exc
+        raise PickleArgumentError(
+            f"the computation {name!r} cannot be pickled: {blame(contents['function'], exc)}"
+        ) from exc
 
 
 def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
@@ -144,7 +150,7 @@ def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     shielded = (dict(depends.code), parts.shield(args), kwargs)
     with by_value(depends.code.values(), (), depends.sources):
         try:
-            stream, buffers = parts.dump((shielded, False), cloudpickle.dumps)
+            stream, buffers = parts.dump((shielded, False), dump_arguments)
         except Exception as exc:
             raise PickleArgumentError(
                 f"the job's arguments or dependencies cannot be pickled: {exc}"
@@ -159,6 +165,28 @@ def _name_of(computation: Callable[..., Any]) -> str:
     if isinstance(computation, functools.partial):
         return _name_of(computation.func)
     return getattr(computation, "__name__", None) or type(computation).__name__
+
+
+def check_kind(function: Callable[..., Any], what: str) -> None:
+    """See that a call runs the function, and returns what can travel.
+
+    Raises:
+        TypeError: it is a generator function or an async one; says what to do.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        function = getattr(type(function), "__call__")  # noqa: B004, B009 - not whether, but which
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"{what} is a generator function: it would return a generator, which stays where it is;"
+            " return list(…) of what it yields"
+        )
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{what} is an async function, and nothing awaits it in a job; make it a function that"
+            " calls trio.run(…) or asyncio.run(…)"
+        )
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -205,10 +233,10 @@ def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes |
     try:
         data, buffers = parts.dump(shielded, pickle.dumps)
         if b"__main__" in data:
-            data, buffers = parts.dump(shielded, cloudpickle.dumps)
+            data, buffers = parts.dump(shielded, dump_arguments)
     except Exception:
         try:
-            data, buffers = parts.dump(shielded, cloudpickle.dumps)
+            data, buffers = parts.dump(shielded, dump_arguments)
         except Exception as exc:
             raise _blame(args, kwargs or {}, exc) from exc
     size = len(data) + sum(len(buffer) for buffer in buffers)
@@ -228,10 +256,11 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], exc: Exception) -> Pic
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for name, value in named:
         try:
-            cloudpickle.dumps(value, 5)
+            dump_arguments(value)
         except Exception as reason:
             return PickleArgumentError(
-                f"{name} of type {type(value).__qualname__} cannot be pickled: {reason}"
+                f"{name} of type {type(value).__qualname__} cannot be pickled:"
+                f" {blame(value, reason, dump_arguments)}"
             )
     return PickleArgumentError(f"the arguments cannot be pickled together: {exc}")
 

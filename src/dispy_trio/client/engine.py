@@ -34,17 +34,19 @@ from dispy_trio.client.nodes import (
     NodeAllocate,
     NodeChoice,
     allocate,
-    to_allocation,
+    is_meant,
+    node_key,
+    unmatched_text,
 )
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.compute.depends import to_job_file
 from dispy_trio.compute.descriptors import raise_limit
-from dispy_trio.compute.pickling import dump_arguments
+from dispy_trio.compute.packaging import pack_setup_arguments
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
-from dispy_trio.core.nodes import Membership, NodeRecord
+from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
@@ -143,6 +145,7 @@ class Engine:
     _statuses: dict[str, trio.Event] = field(factory=dict)
     """Node to the event of its first status."""
     nodes: dict[str, DispyNode] = field(factory=dict)
+    _told_of_unmatched: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self, self._perform)
@@ -182,9 +185,9 @@ class Engine:
 
     def lead(self, job: UserJob[Any], later: Callable[..., None]) -> None:
         """Read for the result of a lone job on the user's thread, for a moment."""
-        if job.node is None or (link := self.links.get(job.node)) is None:
+        if job.node_key is None or (link := self.links.get(job.node_key)) is None:
             return
-        key = job.node
+        key = job.node_key
 
         def take(message: messages.JobsFinished) -> None:
             event = e.MessageReceived(key, message)
@@ -294,8 +297,8 @@ class Engine:
     def _announce(self, jobs: Sequence[Any], again: bool) -> None:
         self.listener.ending(jobs)
         for job in jobs:
-            if job.size and job.node is not None:
-                self.links[job.node].take_back(job.number)
+            if job.size and job.node_key is not None:
+                self.links[job.node_key].take_back(job.number)
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
@@ -331,9 +334,10 @@ class Engine:
     def _settle(self, key: str, incarnation: str, allocation: Allocation | None) -> None:
         if allocation is None:
             self._feed(e.NodeRefused(key, 1, incarnation, ""))
+            self._tell_of_unmatched()
             return
         try:
-            arguments = dump_arguments(allocation.setup_args) if allocation.setup_args else b""
+            arguments = pack_setup_arguments(allocation.setup_args, self.work.carried)
         except Exception as exc:
             # Whatever the user's own objects raise: it is about this node, not about the cluster.
             text = f"the setup_args of node {key} cannot be pickled: {exc}"
@@ -341,6 +345,20 @@ class Engine:
             return
         options = evolve(self.work.opening.options, arguments=arguments, cpus=allocation.cpus)
         self._feed(e.NodePrepared(key, 1, incarnation, allocation.cpus, options))
+
+    def _tell_of_unmatched(self) -> None:
+        """When nothing of what the user named is any of the nodes that are there, say so, once.
+
+        Some patterns are of names, which only the nodes themselves know.
+        """
+        nodes = self.machine.nodes
+        patterns = [a for a in self.allocations if a.is_pattern]
+        if self._told_of_unmatched or self.machine.awaited or not patterns:
+            return
+        if not any(is_meant(self.allocations, record) for record in nodes.values()):
+            self._told_of_unmatched = True
+            known = [f"{record.key} ({record.name})" for record in nodes.values()]
+            log.warning("%s", unmatched_text(patterns, known))
 
     async def _prepare_slowly(self, key: str, incarnation: str, scope: trio.CancelScope) -> None:
         failure = "the cluster was closed"
@@ -435,34 +453,29 @@ class Engine:
         link.send(messages.FileAnswer(offered.request, text))
 
     # --- what users do with nodes --------------------------------------------------------------
-    def find_nodes(self, node: Any) -> list[str]:
-        """The keys of the nodes that are meant: a `DispyNode`, a name, an address, a pattern."""
-        if isinstance(node, DispyNode):
-            return [node.address] if node.address in self.machine.nodes else []
-        if isinstance(node, str) and node in self.machine.nodes:
-            return [node]
-        wanted = to_allocation(node)
+    def find_nodes(self, wanted: DispyNode | NodeAllocate) -> list[str]:
+        """The keys of the nodes that are meant, also of those that have not answered yet."""
+        if isinstance(wanted, DispyNode):
+            return [wanted.address] if wanted.address in self.links else []
         found = []
-        for key, record in self.machine.nodes.items():
+        for key in self.links:
             host, _, port = key.rpartition(":")
-            if wanted.matches(host.strip("[]"), int(port), record.name):
+            record = self.machine.nodes.get(key)
+            if wanted.matches(host.strip("[]"), int(port), record.name if record else ""):
                 found.append(key)
         return found
 
-    def find_node(self, node: Any) -> str | None:
-        """The key of the one node that is meant; None, and it is logged why, if there is none."""
-        found = self.find_nodes(node)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
-        else:
-            log.warning("%r is no node of this cluster", node)
-        return None
+    def was_met(self, key: str) -> bool:
+        """Has the node ever answered?"""
+        return key in self.machine.nodes
 
-    def is_ready(self, key: str) -> bool:
-        """Is the node ready to run jobs of this cluster?"""
-        return self.machine.nodes[key].memberships.get(1) is Membership.READY
+    def may_run(self, key: str) -> bool:
+        """Does the node run jobs of this cluster, or will it when it is there?"""
+        if (node := self.machine.nodes.get(key)) is None:
+            return True
+        membership = node.memberships.get(1)
+        refuses = membership in (Membership.REFUSED, Membership.FAILED)
+        return node.allocated and node.state is not NodeState.LOST and not refuses
 
     def manage(self, event: ClusterEvent) -> None:
         """Change what a node is used for."""
@@ -479,8 +492,7 @@ class Engine:
         self.allocations[:0] = choice.allocations
         self.discover(choice.addresses)
         for key, record in self.machine.nodes.items():
-            host, _, port = key.rpartition(":")
-            if any(a.matches(host.strip("[]"), int(port), record.name) for a in choice.allocations):
+            if is_meant(choice.allocations, record):
                 self._feed(e.NodeAllocated(key))
 
     def jobs_on(self, key: str) -> list[Any]:
@@ -522,7 +534,7 @@ class Engine:
         port: int,
         feed: Callable[[ClusterEvent], None] | None = None,
     ) -> str:
-        key = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        key = node_key(host, port)
         if key in self.links and feed is None:
             return key
         self.machine.awaited.add(key)
@@ -650,7 +662,7 @@ class Engine:
         ended = [job for job in left if not job.ended]
         for job in ended:
             job.reply = to_bytes(reason)
-            job.status = JobStatus.Abandoned
+            job.state = JobStatus.Abandoned
             job.payload = None
         self._announce(ended, again=False)
 

@@ -44,14 +44,14 @@ def _spell(seconds: float) -> str:
 # --- jobs ------------------------------------------------------------------------------------------
 def _facts(job: UserJob[Any]) -> list[tuple[str, str]]:
     """What there is to tell of a job, each under its name."""
-    facts = [("job", _fit(_short.repr(job.id))), ("status", job.status.name)]
+    facts = [("job", _fit(_short.repr(job.id))), ("status", job.state.name)]
     if job.node is not None:
         facts.append(("node", job.node))
-    if job.start_time is not None and job.status is not JobStatus.Created:
+    if job.start_time is not None and job.state is not JobStatus.Created:
         # The node's clock, which may differ from ours.
         end = time.time() if job.end_time is None else job.end_time
         facts.append(("time", _spell(max(0.0, end - job.start_time))))
-    if job.status is JobStatus.Finished:
+    if job.state is JobStatus.Finished:
         facts.append(("result", _result_text(job)))
     elif error := job.exception:
         facts.append(("error", _fit(_last_line(error))))

@@ -21,7 +21,7 @@ import cloudpickle
 from attrs import field, frozen
 
 from dispy_trio.child.importer import Source
-from dispy_trio.compute.pickling import global_names
+from dispy_trio.compute.blame import global_names
 from dispy_trio.compute.sources import is_installed, module_sources
 from dispy_trio.models import JobFile
 

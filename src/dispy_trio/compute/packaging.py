@@ -1,9 +1,9 @@
 """A computation as bytes, arguments as bytes, and results back from bytes.
 
 What the user wrote himself travels without being listed: things defined in ``__main__`` by value
-(cloudpickle), modules that lie beside his script as their sources, so that on the node they are
-imported as here and classes keep their identity. What is installed (in site-packages or the
-standard library) does not travel.
+(`compute.pickling`), once, with the computation; modules that lie beside his script as their
+sources, so that on the node they are imported as here. What is installed (in site-packages or the
+standard library) does not travel. Classes of either kind are the same class on both sides.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from dispy_trio.child import parts
+from dispy_trio.child.methods import to_function
+from dispy_trio.compute.blame import blame
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
-from dispy_trio.compute.pickling import blame, dump_arguments
+from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
     JobFailed,
@@ -41,6 +42,7 @@ __all__ = [
     "pack_calls",
     "pack_code",
     "pack_computation",
+    "pack_setup_arguments",
     "rewrite_segment",
     "split_parts",
     "unpack_calls",
@@ -67,6 +69,8 @@ class Bundle:
     data: bytes
     files: tuple[JobFile, ...] = ()
     """To be put on each node before it is opened there."""
+    carried: Carried = field(default=NOTHING_CARRIED, eq=False)
+    """The classes that nodes know by it."""
 
 
 @define(eq=False)
@@ -112,25 +116,25 @@ def pack_computation(
     name = name or _name_of(computation)
     check_kind(computation, f"the computation {name!r}")
     code = dict(depends.code)
-    contents = {"function": computation, "code": code, "setup": setup, "cleanup": cleanup}
+    function = to_function(computation)
+    contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
     sources = {**own_sources(), **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
-        pickled = _pickle_contents(name, contents)
+        pickled, carried = _pickle_contents(name, contents)
     data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
-    return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files)
+    return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files, carried)
 
 
-def _pickle_contents(name: str, contents: dict[str, Any]) -> bytes:
+def _pickle_contents(name: str, contents: dict[str, Any]) -> tuple[bytes, Carried]:
     try:
-        pickled: bytes = cloudpickle.dumps(contents, 5)
-        return pickled
+        return Carried.with_computation(contents)
     except Exception as exc:
         for part, value in (*contents["code"].items(), *contents.items()):
             if part in ("function", "code"):
                 continue
             try:
-                cloudpickle.dumps(value, 5)
+                NOTHING_CARRIED.dumps(value)
             except Exception as reason:
                 raise PickleArgumentError(
                     f"{part!r}, which goes with the computation {name!r}, cannot be pickled:"
@@ -141,7 +145,12 @@ def _pickle_contents(name: str, contents: dict[str, Any]) -> bytes:
         ) from exc
 
 
-def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
+def pack_code(
+    depends: Depends,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    carried: Carried = NOTHING_CARRIED,
+) -> bytes | Parts:
     """Pickle the arguments of a job that brings code of its own.
 
     Raises:
@@ -150,7 +159,7 @@ def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     shielded = (dict(depends.code), parts.shield(args), kwargs)
     with by_value(depends.code.values(), (), depends.sources):
         try:
-            stream, buffers = parts.dump((shielded, False), dump_arguments)
+            stream, buffers = parts.dump((shielded, False), carried.dumps)
         except Exception as exc:
             raise PickleArgumentError(
                 f"the job's arguments or dependencies cannot be pickled: {exc}"
@@ -190,7 +199,14 @@ def check_kind(function: Callable[..., Any], what: str) -> None:
 
 
 # --- arguments ---------------------------------------------------------------------------------
-def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
+_MAIN = b"_main__"
+"""Of ``__main__`` and ``__mp_main__``, plain pickle keeps only names, and it is for `Carried` to
+say whether the node has what they mean here."""
+
+
+def pack_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None, carried: Carried = NOTHING_CARRIED
+) -> bytes | Parts:
     """Pickle the arguments of one job: bytes, or `Parts` when they are large.
 
     Raises:
@@ -198,18 +214,17 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> byte
     """
     for value in args:
         if type(value) in _BIG_TYPES:
-            return _pack_large(args, kwargs)
+            return _pack_large(args, kwargs, carried)
     try:
         data = pickle.dumps((args, kwargs), 5)
+        if _MAIN in data:
+            data = carried.dumps((args, kwargs))
     except Exception:
-        return _pack_large(args, kwargs)
-    # Of __main__, plain pickle keeps only the name, and the node has another __main__.
-    if b"__main__" in data or len(data) > BULK_THRESHOLD:
-        return _pack_large(args, kwargs)
-    return data
+        return _pack_large(args, kwargs, carried)
+    return data if len(data) <= BULK_THRESHOLD else _pack_large(args, kwargs, carried)
 
 
-def pack_calls(calls: list[tuple[Any, ...]]) -> bytes | Parts:
+def pack_calls(calls: list[tuple[Any, ...]], carried: Carried = NOTHING_CARRIED) -> bytes | Parts:
     """Pickle the arguments of several calls that make one job; its result is for `unpack_calls`.
 
     Raises:
@@ -217,14 +232,25 @@ def pack_calls(calls: list[tuple[Any, ...]]) -> bytes | Parts:
     """
     try:
         data = pickle.dumps((calls, None), 5)
+        if _MAIN in data:
+            data = carried.dumps((calls, None))
     except Exception:
-        return _pack_large(tuple(calls), None)
-    if b"__main__" in data or len(data) > BULK_THRESHOLD:
-        return _pack_large(tuple(calls), None)
-    return data
+        return _pack_large(tuple(calls), None, carried)
+    return data if len(data) <= BULK_THRESHOLD else _pack_large(tuple(calls), None, carried)
 
 
-def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
+def pack_setup_arguments(arguments: Sequence[Any], carried: Carried) -> bytes:
+    """Pickle what setup and cleanup are called with.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    return carried.dumps(arguments) if arguments else b""
+
+
+def _pack_large(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None, carried: Carried
+) -> bytes | Parts:
     shielded = (
         parts.shield(args),
         {k: parts.shield(v) for k, v in kwargs.items()} if kwargs else kwargs,
@@ -232,11 +258,11 @@ def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes |
     buffers: list[memoryview]
     try:
         data, buffers = parts.dump(shielded, pickle.dumps)
-        if b"__main__" in data:
-            data, buffers = parts.dump(shielded, dump_arguments)
+        if _MAIN in data:
+            data, buffers = parts.dump(shielded, carried.dumps)
     except Exception:
         try:
-            data, buffers = parts.dump(shielded, dump_arguments)
+            data, buffers = parts.dump(shielded, carried.dumps)
         except Exception as exc:
             raise _blame(args, kwargs or {}, exc) from exc
     size = len(data) + sum(len(buffer) for buffer in buffers)
@@ -256,11 +282,11 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], exc: Exception) -> Pic
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for name, value in named:
         try:
-            dump_arguments(value)
+            NOTHING_CARRIED.dumps(value)
         except Exception as reason:
             return PickleArgumentError(
                 f"{name} of type {type(value).__qualname__} cannot be pickled:"
-                f" {blame(value, reason, dump_arguments)}"
+                f" {blame(value, reason)}"
             )
     return PickleArgumentError(f"the arguments cannot be pickled together: {exc}")
 

@@ -1,168 +1,189 @@
-"""Pickles of what the user made, and which part of it can't be pickled."""
+"""How the client pickles: what nodes can't import by value, but what they were sent by its name.
+
+With a computation go the classes that its code refers to, and nodes keep them (`child.homes`).
+Later, in arguments, their names are enough.
+
+A global that can't be pickled is no reason to refuse the function that mentions it, which may do so
+only where it runs here: `child.standins` go in place of such.
+"""
 
 from __future__ import annotations
 
-import copyreg
-import dis
-import functools
 import io
 import sys
 import types
 from collections import ChainMap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import cloudpickle
+from attrs import define, field
 
-__all__ = ["blame", "dump_arguments", "global_names"]
+from dispy_trio.child.homes import MAINS, is_found
+from dispy_trio.child.pickling import Pickler, take_state
+from dispy_trio.child.standins import StandIn
 
-MOST_PARTS = 1000
-"""Parts of one object that are looked at to find the one that can't be pickled."""
-MOST_DEPTH = 6
+__all__ = ["NOTHING_CARRIED", "Carried"]
 
-Dumps = Callable[[Any], object]
-_FILES = (
-    io.TextIOWrapper,
-    io.BufferedReader,
-    io.BufferedWriter,
-    io.BufferedRandom,
-    io.FileIO,
-)
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+
+@define(eq=False)
+class Carried:
+    """The classes that a computation brings to its nodes."""
+
+    _classes: dict[int, type] = field(factory=dict)
+    """By identity: what a class is equal to is its own business."""
+
+    def __contains__(self, kind: type) -> bool:
+        """Will nodes find it by its name? Not when that has become another's meanwhile."""
+        return id(kind) in self._classes and kind.__module__ in MAINS and is_found(kind)
+
+    def record(self, kind: type) -> bool:
+        """Remember a class that goes by value; False when its name does not lead to it."""
+        outer, _, inner = kind.__qualname__.partition(".")
+        if not is_found(kind):
+            return False
+        home = sys.modules[kind.__module__]
+        if inner and id(getattr(home, outer)) not in self._classes:
+            return False
+        self._classes[id(kind)] = kind
+        return True
+
+    def dumps(self, value: Any, protocol: int = 5, buffer_callback: Any = None) -> bytes:
+        """Pickle for a node that has them.
+
+        Raises:
+            Exception: whatever pickling raises.
+        """
+        try:
+            return _dump(_ClientPickler, value, protocol, buffer_callback, carried=self)
+        except Exception:
+            return _dump(_LenientPickler, value, protocol, buffer_callback, carried=self)
+
+    @classmethod
+    def with_computation(cls, contents: dict[str, Any]) -> tuple[bytes, Carried]:
+        """Pickle a computation; the list of what it carries is added to its contents.
+
+        Raises:
+            Exception: whatever pickling raises.
+        """
+        try:
+            return cls._carry(_ClientPickler, contents)
+        except Exception:
+            return cls._carry(_LenientPickler, contents)
+
+    @classmethod
+    def _carry(
+        cls, pickler: type[_ClientPickler], contents: dict[str, Any]
+    ) -> tuple[bytes, Carried]:
+        carried = cls()
+        recorded: list[type] = []
+
+        def record(kind: type) -> None:
+            if carried.record(kind):
+                recorded.append(kind)
+
+        # The list is filled while what comes before it is pickled.
+        data = _dump(pickler, {**contents, "classes": recorded}, record=record)
+        return data, carried
+
+
+NOTHING_CARRIED = Carried()
+
+
+def _dump(
+    pickler: type[_ClientPickler],
+    value: Any,
+    protocol: int = 5,
+    buffer_callback: Any = None,
+    **options: Any,
+) -> bytes:
+    main = sys.modules.get("__mp_main__")
+    if main is not None:
+        # To cloudpickle, that is a module like others.
+        cloudpickle.register_pickle_by_value(main)
+    with io.BytesIO() as file:
+        pickler(file, protocol, buffer_callback, **options).dump(value)
+        return file.getvalue()
 
 
 def _refuse_file(file: Any) -> Any:
     if file is sys.stdout or file is sys.stderr:
-        return cloudpickle.Pickler.dispatch_table[io.TextIOWrapper](file)
+        return Pickler.dispatch_table[io.TextIOWrapper](file)
     raise TypeError(
-        f"the open file {getattr(file, 'name', '?')!r} stays here: give the job its path, and the file itself by"
-        " depends= or dispy_job_depends="
+        f"the open file {getattr(file, 'name', '?')!r} stays here: give the job its path, and the"
+        " file itself by depends= or dispy_job_depends="
     )
 
 
-class _ArgumentPickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    """Refuses open files, of which cloudpickle makes copies in memory."""
+_FILES = (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)
+
+
+class _ClientPickler(Pickler):
+    """Takes by value what nodes can neither import nor were sent."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
+        # cloudpickle makes copies of them in memory.
         dict.fromkeys(_FILES, _refuse_file),
-        cloudpickle.Pickler.dispatch_table,
-        copyreg.dispatch_table,
+        Pickler.dispatch_table,
     )
 
+    def __init__(
+        self,
+        file: Any,
+        protocol: int,
+        buffer_callback: Any,
+        carried: Carried = NOTHING_CARRIED,
+        record: Callable[[type], None] | None = None,
+    ) -> None:
+        super().__init__(file, protocol, buffer_callback)
+        self.set_state = take_state
+        self._carried = carried
+        self._record = record
 
-def dump_arguments(
-    value: Any, protocol: int = 5, buffer_callback: Callable[[Any], bool] | None = None
-) -> bytes:
-    """As `cloudpickle.dumps`, for arguments.
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and obj in self._carried:
+            return NotImplemented
+        reduced = super().reducer_override(obj)
+        if self._record and isinstance(obj, type) and reduced is not NotImplemented:
+            self._record(obj)
+        return reduced
 
-    Raises:
-        TypeError: an open file is among them; names it.
-        Exception: whatever else can't be pickled raises.
+
+class _LenientPickler(_ClientPickler):
+    """The same, with stand-ins for globals of functions that can't be pickled.
+
+    Each is tried by itself, which takes its time: only for what can't be pickled otherwise.
     """
-    with io.BytesIO() as file:
-        _ArgumentPickler(file, protocol, buffer_callback).dump(value)
-        return file.getvalue()
 
+    def __init__(self, *args: Any, tried: dict[int, StandIn | None] | None = None, **options: Any):
+        super().__init__(*args, **options)
+        self._tried = {} if tried is None else tried
+        """Identity of a global to what stands for it, or None when it is fine, or being tried."""
 
-# --- whose fault it is -----------------------------------------------------------------------------
-def blame(value: Any, exc: Exception, dumps: Dumps = cloudpickle.dumps) -> str:
-    """Which part of an object can't be pickled, and why: the innermost that can be named.
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, types.FunctionType) and reduced is not NotImplemented:
+            for part in reduced[2]:
+                if isinstance(part, dict) and "__globals__" in part:
+                    part["__globals__"] = {
+                        name: self._fit(name, value) for name, value in part["__globals__"].items()
+                    }
+        return reduced
 
-    >>> blame(compute, exc)
-    "global `lock`, a lock: cannot pickle '_thread.lock' object"
-
-    Args:
-        value: the object.
-        exc: why it can't be.
-        dumps: what it was pickled with.
-    """
-    names: list[str] = []
-    reason: Exception = exc
-    while len(names) < MOST_DEPTH and (found := _first_culprit(value, dumps)) is not None:
-        name, value, reason = found
-        names.insert(0, name)
-    if not names:
-        return str(reason)
-    kind = type(value).__qualname__
-    article = "an" if kind[:1].lower() in "aeiou" else "a"
-    return f"{names[0]}, {article} {kind}{''.join(f', in {n}' for n in names[1:])}: {reason}"
-
-
-def _first_culprit(value: Any, dumps: Dumps) -> tuple[str, Any, Exception] | None:
-    for count, (name, part) in enumerate(_parts(value)):
-        if count == MOST_PARTS:
-            break
-        try:
-            dumps(part)
-        except Exception as exc:
-            return name, part, exc
-    return None
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What is pickled along with an object, by names that its owner knows."""
-    match value:
-        case types.FunctionType():
-            yield from _parts_of_function(value)
-        case types.MethodType():
-            yield "its object", value.__self__
-        case functools.partial():
-            yield "its function", value.func
-            yield from ((f"argument {n}", part) for n, part in enumerate(value.args, 1))
-            yield from ((f"argument {name!r}", part) for name, part in value.keywords.items())
-        case dict():
-            yield from ((f"item {key!r:.40}", part) for key, part in list(value.items()))
-        case list() | tuple() | set() | frozenset():
-            yield from ((f"item {index}", part) for index, part in enumerate(list(value)))
-        case type():
-            if value.__module__ == "__main__":
-                yield from (
-                    (f"`{value.__name__}.{name}`", getattr(part, "__func__", part))
-                    for name, part in list(vars(value).items())
-                    if not isinstance(
-                        part, (types.GetSetDescriptorType, types.MemberDescriptorType)
-                    )
+    def _fit(self, name: str, value: Any) -> Any:
+        """The value, or what stands for it."""
+        if type(value) in _PLAIN:
+            return value
+        if id(value) not in self._tried:
+            self._tried[id(value)] = None
+            try:
+                _dump(_LenientPickler, value, carried=self._carried, tried=self._tried)
+            except Exception as exc:
+                self._tried[id(value)] = StandIn(
+                    f"global `{name}`, a {type(value).__qualname__},",
+                    f"it cannot be pickled ({type(exc).__name__}: {exc})",
                 )
-        case _ if _is_plain(type(value)):
-            yield from ((f"attribute `{name}`", part) for name, part in list(vars(value).items()))
-
-
-def _is_plain(kind: Any) -> bool:
-    """Are its objects pickled by their attributes?"""
-    return (
-        kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
-        and "__getstate__" not in {name for base in kind.__mro__[:-1] for name in vars(base)}
-        and bool(kind.__dictoffset__)
-    )
-
-
-def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name in sorted(global_names(function.__code__)):
-        if name in function.__globals__:
-            part = function.__globals__[name]
-            kind = "function" if isinstance(part, types.FunctionType) else "global"
-            if part is not function:
-                yield f"{kind} `{name}`", part
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            part = cell.cell_contents
-        except ValueError:
-            continue  # It was not set yet.
-        if part is not function:
-            yield f"variable `{name}`", part
-    yield from ((f"default {n}", part) for n, part in enumerate(function.__defaults__ or (), 1))
-    for name, part in (function.__kwdefaults__ or {}).items():
-        yield f"default of `{name}`", part
-
-
-def global_names(code: types.CodeType) -> set[str]:
-    """Names that code looks up in its globals, also in functions within."""
-    names = {
-        str(instruction.argval)
-        for instruction in dis.get_instructions(code)
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= global_names(constant)
-    return names
+        stand_in = self._tried[id(value)]
+        return value if stand_in is None else stand_in

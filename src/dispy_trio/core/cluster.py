@@ -276,12 +276,12 @@ class ClusterMachine(Placement):
             job.outcome = outcome
             job.reply = payload
             job.payload = None
-            job.start_time = start or None
-            job.end_time = end
+            job.started_at = start or None
+            job.ended_at = end
             if outputs:
                 job.output = outputs.get(number)
             # Last: another thread may look at it, and then at all else.
-            job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
+            job.state = JobStatus.Finished if outcome == 0 else status_of(outcome)
             if late is not None:
                 revived.append(job)
                 continue
@@ -359,9 +359,9 @@ class ClusterMachine(Placement):
             message.numbers, message.attempts, message.starts, strict=True
         ):
             job = node.outstanding.get(number)
-            if job is not None and job.attempt == attempt and job.status is JobStatus.Created:
-                job.status = JobStatus.Running
-                job.start_time = start
+            if job is not None and job.attempt == attempt and job.state is JobStatus.Created:
+                job.state = JobStatus.Running
+                job.started_at = start
                 started.append(job)
         if started:
             self._out.append(c.AnnounceStarted(started))
@@ -481,6 +481,7 @@ class ClusterMachine(Placement):
         else:
             node.memberships[record.number] = Membership.REFUSED
             self._count_slots()
+            self._end_pinned(node, record)
             self._check_failed(record)
 
     def _manage(
@@ -614,9 +615,18 @@ class ClusterMachine(Placement):
         )
         self._out.append(c.AnnounceNode(node.key, number, False, text))
         self._count_slots()
+        self._end_pinned(node, record)
         self._check_failed(record)
         if record.terminating:
             del node.memberships[number]  # It was told to close it, and has nothing left to close.
+        if record.closing:
+            self._check_drained(record)
+
+    def _end_pinned(self, node: NodeRecord, record: ComputationRecord) -> None:
+        """The node will not run the computation: who waits for it waits in vain."""
+        jobs = [job for job in node.pinned if job.computation == record.number]
+        node.pinned = deque(job for job in node.pinned if job.computation != record.number)
+        self._end_refused(node, record, jobs)
         if record.closing:
             self._check_drained(record)
 
@@ -670,7 +680,7 @@ class ClusterMachine(Placement):
         if has_ended(job):
             return
         job.cancelling = True
-        node = self.nodes.get(job.node) if job.node is not None else None
+        node = self.nodes.get(job.node_key) if job.node_key is not None else None
         if node is None or job.number not in node.outstanding:
             # Still queued. The record stays in the queue as an ended one and is passed over
             # when its turn comes: taking it out would cost a scan.
@@ -730,7 +740,7 @@ class ClusterMachine(Placement):
 
     @staticmethod
     def _queue_is_empty(record: ComputationRecord) -> bool:
-        while record.queue and record.queue[0].status in ENDED:
+        while record.queue and record.queue[0].state in ENDED:
             record.queue.popleft()
         return not record.queue and not record.waiting_aside
 
@@ -839,7 +849,7 @@ class ClusterMachine(Placement):
         for node in self.nodes.values():
             for number, job in node.outstanding.items():
                 assert job.number == number
-                assert job.node == node.key
+                assert job.node_key == node.key
                 assert not has_ended(job), job
             asked = [j.extras.options.conditions for j in node.outstanding.values() if j.extras]
             assert node.extra == sum(slots_taken(conditions) - 1 for conditions in asked)

@@ -9,8 +9,8 @@ takes no more than the node's fair share of what is queued, so the end of a run 
 When the queue has run dry and one node idles while jobs wait on another, the waiting ones are
 recalled.
 
-Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node,
-the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
+Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node, once
+it has answered, the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
 queue: the higher priority, and among equals the older. When the one that is due needs more than a
 capable node has free, that one node is kept for it, so that small jobs can't starve large ones.
 One that needs more than any node has is put away until the nodes change, and the user is told.
@@ -52,6 +52,8 @@ BATCH_BYTES = 512 * 1024
 BULK_WINDOW = 64 * 1024 * 1024
 """Argument bytes under way to one node over its bulk connection; one job always may go."""
 RECALL_SECONDS = 0.02
+NEVER_READY = frozenset({Membership.REFUSED, Membership.FAILED})
+"""Nodes that do not run a computation, unless the user does something about it."""
 MOST_TOLD = 100
 """Kinds of jobs of a computation that the user is told of: no node can run them."""
 NODES_SHOWN = 4
@@ -167,12 +169,24 @@ class Placement:
             record.aside.push(job)
             return
         node = self.nodes.get(key)
-        if node is None or node.state is NodeState.LOST:
+        if node is None:
+            record.aside.park(job)  # It has not answered yet.
+        elif node.state is NodeState.LOST:
             self._end_aside(record, [job], f"node {key}, which it was to run on, is not there")
+        elif node.memberships.get(record.number) in NEVER_READY:
+            self._end_refused(node, record, [job])
         elif job.attempt:
             node.pinned.appendleft(job)
         else:
             node.pinned.append(job)
+
+    def _end_refused(
+        self, node: NodeRecord, record: ComputationRecord, jobs: Iterable[Job]
+    ) -> None:
+        """End jobs that were to run on that node, which can't run the computation or is not to."""
+        why = node.error or "the cluster does not use it"
+        reason = f"node {node.name} ({node.key}), which it was to run on: {why}"
+        self._end_aside(record, jobs, reason, JobStatus.Terminated)
 
     def _end_aside(
         self,
@@ -209,7 +223,7 @@ class Placement:
             if node.state is not NodeState.LOST
             and node.allocated
             and extras.pinned in (None, node.key)
-            and node.memberships.get(record.number) not in (Membership.FAILED, Membership.REFUSED)
+            and node.memberships.get(record.number) not in NEVER_READY
         )
 
     def _park(self, record: ComputationRecord, job: Job) -> None:
@@ -382,7 +396,7 @@ class Placement:
                 self._give_alone(node, record, job)
             else:
                 # At once, so that the next one is not given the same slot.
-                job.node = node.key
+                job.node_key = node.key
                 node.outstanding[job.number] = job
                 record.outstanding += 1
                 batch.append(job)
@@ -427,7 +441,7 @@ class Placement:
                 except IndexError:
                     count = 0
                     break
-                if job.status in ENDED:
+                if job.state in ENDED:
                     continue
                 payload = job.payload
                 if type(payload) is not bytes:
@@ -437,7 +451,7 @@ class Placement:
                         break
                     count -= 1
                     continue
-                job.node = key
+                job.node_key = key
                 number = job.number
                 outstanding[number] = job
                 numbers.append(number)
@@ -477,7 +491,7 @@ class Placement:
 
     def _give_alone(self, node: NodeRecord, record: ComputationRecord, job: Job) -> None:
         """Send a job that is large, or whose files go before it."""
-        job.node = node.key
+        job.node_key = node.key
         if type(job.payload) is not bytes:
             node.bulk_bytes += job.size
             node.sent += job.size

@@ -153,6 +153,17 @@ def test_a_second_node_on_a_port_is_refused_with_the_process_of_the_first(world:
     assert first.poll() is None
 
 
+def test_a_port_that_something_else_has_is_told_in_one_line(world: World) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, err = finish(start_on(world, port))
+    assert status == 2
+    (line,) = err.splitlines()
+    assert f"port {port} is taken" in line
+
+
 def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> None:
     port = free_port()
     first = start_on(world, port)

@@ -271,12 +271,14 @@ class Simulation:
         settings = evolve(self.settings, host=name, port=PORT, name=name)
         with trio.CancelScope() as scope:
             self.scopes[name] = scope
+            lost: BaseException | None = None
             try:
                 await run_node(settings, outside, task_status=task_status)
-            except* ConnectionLost:
-                # What a dead machine's program would have seen of its own sockets.
-                if not scope.cancel_called:
-                    raise
+            except* ConnectionLost as group:
+                lost = group
+            # Else it is what a dead machine's program would have seen of its own sockets.
+            if lost is not None and not scope.cancel_called:
+                raise lost
 
     def crash(self, name: str) -> None:
         """The machine loses power."""

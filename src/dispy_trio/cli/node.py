@@ -78,8 +78,12 @@ def _serve(settings: NodeSettings, options: NodeOptions, hours: ServiceHours | N
     outside = real_outside(settings, alone=True)
     try:
         trio.run(_attend, settings, outside, options, hours)
-    except* DispyError as group:
-        raise _innermost(group) from group
+    # No `except*`: what is raised there is a group itself on Python before 3.11.4.
+    except BaseExceptionGroup as group:
+        told, others = group.split(DispyError)
+        if told is None or others is not None:
+            raise
+        raise _innermost(told) from group
     finally:
         if options.port_file is not None:
             options.port_file.unlink(missing_ok=True)

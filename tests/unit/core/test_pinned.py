@@ -56,13 +56,13 @@ def test_a_job_for_a_node_that_is_not_yet_there_waits_for_it(machine: ClusterMac
     connect(machine)
     later = pin(machine, 2)
     assert make_ready(machine) == [1, 2]
-    assert early.node == later.node == NODE
+    assert early.node_key == later.node_key == NODE
 
 
 def test_it_can_be_cancelled_meanwhile(machine: ClusterMachine) -> None:
     job = pin(machine, 1)
     tell(machine, e.JobCancelRequested(job))
-    assert job.status is JobStatus.Cancelled
+    assert job.state is JobStatus.Cancelled
     connect(machine)
     assert make_ready(machine) == []
 
@@ -81,7 +81,7 @@ def test_it_ends_with_the_reason_when_the_node_can_t_run_it(machine: ClusterMach
     late = Job(2, b"x", extras=JobExtras(pinned=NODE))
     tell(machine, e.JobQueued(late))
     for job in (early, late):
-        assert job.status is JobStatus.Terminated
+        assert job.state is JobStatus.Terminated
         assert b"no space left" in job.reply
 
 
@@ -89,7 +89,7 @@ def test_it_ends_with_the_reason_when_the_node_is_not_used(machine: ClusterMachi
     early = pin(machine, 1)
     connect(machine)
     tell(machine, e.NodeRefused(NODE, 1, "i", ""))
-    assert early.status is JobStatus.Terminated
+    assert early.state is JobStatus.Terminated
     assert early.reply == (
         f"node alpha ({NODE}), which it was to run on: the cluster does not use it".encode()
     )

@@ -18,6 +18,7 @@ from attrs import define, field, fields
 
 from dispy_trio.client import forks
 from dispy_trio.client.crashes import crash_report, without_report
+from dispy_trio.client.unseen import FAILED, look_at
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
@@ -94,7 +95,10 @@ class UserJob(Job, Generic[T]):
     @read_only
     def status(self) -> JobStatus:
         """Where the job is in its life; dispy's number of it."""
-        return self.state
+        state = self.state
+        if state in FAILED:
+            look_at(self)
+        return state
 
     @read_only
     def submit_time(self) -> float:
@@ -136,6 +140,8 @@ class UserJob(Job, Generic[T]):
             provisional: T | None = None if pickled is None else unpack_result(pickled)
             return provisional
         if self.state is not JobStatus.Finished:
+            if self.state in FAILED:
+                look_at(self)
             return None
         if self._value is _UNREAD:
             reply = self.reply
@@ -174,8 +180,9 @@ class UserJob(Job, Generic[T]):
 
         None for jobs that finished, are not over, or were cancelled.
         """
-        if self.state not in (JobStatus.Terminated, JobStatus.Abandoned):
+        if self.state not in FAILED:
             return None
+        look_at(self)
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[1]
         if self.outcome in (Outcome.CANCELLED, Outcome.INTERRUPTED) or self.reply is None:
@@ -254,6 +261,7 @@ class UserJob(Job, Generic[T]):
 
     def reason(self) -> BaseException:
         """The exception that tells why the job, ended other than Finished, did so."""
+        look_at(self)
         where = f"job {self.id!r} on {self.node_key or 'no node'}"
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[0]
@@ -264,6 +272,13 @@ class UserJob(Job, Generic[T]):
         written = b"" if self.output is None else self.output[1] or b""
         tail = _last_lines(without_report(written))
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
+
+    def failure_line(self) -> str:
+        """What went wrong, in a line, of a job that has failed; unpickles nothing of the user's."""
+        if self.outcome == Outcome.RAISED:
+            name, message, *_ = unpack_result(self.reply)
+            return " ".join(f"{name}: {message}".split())
+        return self._told().partition("\n")[0]
 
     def add_waiter(self, waiter: Waiter) -> bool:
         """Have `waiter` called at the end; False, and nothing done, when it has ended already.

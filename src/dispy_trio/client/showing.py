@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dispy_trio.client.tables import size_text
+from dispy_trio.client.unseen import FAILED
 from dispy_trio.errors import ResultUnpicklable
 from dispy_trio.models import JobStatus
 
@@ -44,7 +45,7 @@ def _spell(seconds: float) -> str:
 # --- jobs ------------------------------------------------------------------------------------------
 def _facts(job: UserJob[Any]) -> list[tuple[str, str]]:
     """What there is to tell of a job, each under its name."""
-    facts = [("job", _fit(_short.repr(job.id))), ("status", job.state.name)]
+    facts = [("job", _fit(_short.repr(job.id))), ("status", job.status.name)]
     if job.node is not None:
         facts.append(("node", job.node))
     if job.start_time is not None and job.state is not JobStatus.Created:
@@ -53,8 +54,8 @@ def _facts(job: UserJob[Any]) -> list[tuple[str, str]]:
         facts.append(("time", _spell(max(0.0, end - job.start_time))))
     if job.state is JobStatus.Finished:
         facts.append(("result", _result_text(job)))
-    elif error := job.exception:
-        facts.append(("error", _fit(_last_line(error))))
+    elif job.state in FAILED:
+        facts.append(("error", _fit(job.failure_line())))
     return facts
 
 
@@ -69,15 +70,6 @@ def _result_text(job: UserJob[Any]) -> str:
         return _fit(str(exc))
     except Exception as exc:
         return f"its repr raises {type(exc).__name__}"
-
-
-def _last_line(error: str) -> str:
-    """The line of a traceback that tells what was raised; notes come after it."""
-    lines = error.splitlines()
-    if not error.startswith("Traceback"):
-        return lines[0]
-    calls = [n for n, line in enumerate(lines) if line.startswith(" ")]
-    return lines[calls[-1] + 1] if calls and calls[-1] + 1 < len(lines) else lines[-1]
 
 
 def job_text(name: str, job: UserJob[Any]) -> str:
@@ -129,7 +121,7 @@ def _row(node: DispyNode) -> tuple[str, ...]:
     mean = node.cpu_time / node.jobs_done if node.jobs_done else 0.0
     state = node.error or ("connected" if node.connected else "not connected")
     numbers = (node.cpus, node.busy, node.jobs_done, f"{mean:.3g}")
-    return (node.address, node.name, *map(str, numbers), _fit(_last_line(state)))
+    return (node.address, node.name, *map(str, numbers), _fit(state.rstrip().rpartition("\n")[2]))
 
 
 def node_html(node: DispyNode) -> str:

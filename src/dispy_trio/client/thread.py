@@ -41,6 +41,9 @@ __all__ = ["ClusterThread"]
 
 A = TypeVar("A")
 
+EXIT_PATIENCE = 1.0
+"""Seconds that a program which ends waits for its jobs before it says so."""
+
 log = logging.getLogger("dispy_trio")
 
 
@@ -134,6 +137,8 @@ class ClusterThread:
             find_owner=self._find_cluster,
         ) as engine:
             self.engine = engine
+            # Callbacks are told of each job.
+            engine.unseen.wanted = self.notifier is None
             self._started.set()
             await leave.wait()
             if terminate:
@@ -306,6 +311,23 @@ class ClusterThread:
         self._thread.join()
         return left
 
+    def tell_what_it_waits_for(self) -> None:
+        """Say what keeps the program from ending, and how to end it all the same."""
+        try:
+            text = self.ask(self._what_it_waits_for)
+        except (ClusterClosed, ClusterFailed):
+            return  # It ends by itself just now.
+        log.warning("cluster %s: the program ends when %s; Ctrl-C ends it now", self.name, text)
+
+    def _what_it_waits_for(self) -> str:
+        engine = self.running()
+        count = engine.count_pending()
+        if not count:
+            return "its callbacks have returned"
+        jobs = f"{count} jobs have" if count > 1 else "a job has"
+        missing = engine.what_is_missing()
+        return f"{jobs} ended" + (f" ({missing})" if missing else "")
+
     def _leave_running(self) -> str:
         engine = self.running()
         nodes = engine.machine.nodes.values()
@@ -340,6 +362,8 @@ def _close_at_exit() -> None:
                 sys.stderr.write(f"cluster {thread.name} was not closed: {left}\n")
             continue
         try:
+            if not (interrupted or failed or thread.wait(EXIT_PATIENCE)):
+                thread.tell_what_it_waits_for()
             thread.close(None, terminate=interrupted or failed)
         except KeyboardInterrupt:
             interrupted = True

@@ -121,12 +121,14 @@ def pack_computation(
     sources = {**own_sources(), **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
-        pickled, carried = _pickle_contents(name, contents)
+        pickled, carried = _pickle_contents(computation, name, contents)
     data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
     return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files, carried)
 
 
-def _pickle_contents(name: str, contents: dict[str, Any]) -> tuple[bytes, Carried]:
+def _pickle_contents(
+    computation: Callable[..., Any], name: str, contents: dict[str, Any]
+) -> tuple[bytes, Carried]:
     try:
         return Carried.with_computation(contents)
     except Exception as exc:
@@ -141,7 +143,7 @@ def _pickle_contents(name: str, contents: dict[str, Any]) -> tuple[bytes, Carrie
                     f" {blame(value, reason)}"
                 ) from exc
         raise PickleArgumentError(
-            f"the computation {name!r} cannot be pickled: {blame(contents['function'], exc)}"
+            f"the computation {name!r} cannot be pickled: {blame(computation, exc)}"
         ) from exc
 
 

@@ -22,6 +22,7 @@ from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
+from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
     ClusterStatus,
     DispyNode,
@@ -61,6 +62,7 @@ class JobCluster(Generic[P, T]):
     ...     print([job() for job in jobs])
     """
 
+    @with_suggestions("JobCluster")
     def __init__(
         self,
         computation: Callable[P, T] | str,
@@ -683,6 +685,23 @@ class JobCluster(Generic[P, T]):
     def shutdown(self) -> None:
         """The same as `close`, for programs that call it."""
         self.close()
+
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import cluster_text
+
+        return cluster_text("JobCluster", self.name, self._thread.describe(), self._nodes())
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import cluster_html
+
+        return cluster_html(repr(self), self._nodes())
+
+    def _nodes(self) -> list[DispyNode]:
+        engine = self._thread.engine
+        return [] if engine is None else engine.dispy_nodes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a cluster stays in the program that made it")
 
     def __enter__(self) -> Self:
         return self

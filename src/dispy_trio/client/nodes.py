@@ -427,7 +427,14 @@ class DispyNode:
         return [] if status is None else status.holders
 
     def __repr__(self) -> str:
-        return f"<DispyNode {self.address} ({self.name})>"
+        from dispy_trio.client.showing import node_text
+
+        return node_text(self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import node_html
+
+        return node_html(self)
 
 
 class ClusterStatus(NamedTuple):

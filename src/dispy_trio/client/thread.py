@@ -43,6 +43,8 @@ A = TypeVar("A")
 
 CALLBACK_GRACE = 1.0
 """Seconds that callbacks have at the end of a close that is limited."""
+EXIT_PATIENCE = 1.0
+"""Seconds that a program which ends waits for its jobs before it says so."""
 
 
 @define(eq=False)
@@ -142,6 +144,8 @@ class ClusterThread:
             find_owner=self._find_cluster,
         ) as engine:
             self.engine = engine
+            # Callbacks are told of each job.
+            engine.unseen.wanted = self.notifier is None
             self._started.set()
             await leave.wait()
             if terminate:
@@ -253,6 +257,15 @@ class ClusterThread:
         if self.engine is not None and not self.gone:
             self.engine.lead(job, self.call_soon)
 
+    def describe(self) -> str:
+        """Its state and that of its jobs, in a few words."""
+        jobs = f"{self.number} job{'' if self.number == 1 else 's'}"
+        if forks.is_inherited(self.process):
+            return f"of the parent process, {jobs}"
+        if self.gone:
+            return f"{'failed' if self._failure else 'closed'}, {jobs}"
+        return f"{jobs}, {max(0, self.number - self.ended)} pending"
+
     def find_dispy_node(self, key: str) -> DispyNode:
         assert self.engine is not None
         return self.engine.node(key)
@@ -350,6 +363,25 @@ class ClusterThread:
         self._thread.join()
         return left
 
+    def tell_what_it_waits_for(self) -> None:
+        """Say what keeps the program from ending, and how to end it all the same."""
+        try:
+            text = self.ask(self._what_it_waits_for)
+        except (ClusterClosed, ClusterFailed):
+            return  # It ends by itself just now.
+        self.log.warning(
+            "cluster %s: the program ends when %s; Ctrl-C ends it now", self.name, text
+        )
+
+    def _what_it_waits_for(self) -> str:
+        engine = self.running()
+        count = engine.count_pending()
+        if not count:
+            return "its callbacks have returned"
+        jobs = f"{count} jobs have" if count > 1 else "a job has"
+        missing = engine.what_is_missing()
+        return f"{jobs} ended" + (f" ({missing})" if missing else "")
+
     def _leave_running(self) -> str:
         engine = self.running()
         nodes = engine.machine.nodes.values()
@@ -384,6 +416,8 @@ def _close_at_exit() -> None:
                 sys.stderr.write(f"cluster {thread.name} was not closed: {left}\n")
             continue
         try:
+            if not (interrupted or failed or thread.wait(EXIT_PATIENCE)):
+                thread.tell_what_it_waits_for()
             thread.close(None, terminate=interrupted or failed)
         except KeyboardInterrupt:
             interrupted = True

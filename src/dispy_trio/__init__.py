@@ -6,12 +6,21 @@ Programs written for dispy 4.15 run after ``import dispy_trio as dispy``. Trio p
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+if sys.platform != "linux" or sys.implementation.name != "cpython":
+    # In a line: what is missing would be told deep in some module, and piece by piece.
+    raise ImportError(
+        f"dispy_trio runs on Linux with CPython, not on {sys.platform} with"
+        f" {sys.implementation.name}; what to do instead: 'Platforms' in docs/coming-from-dispy.md"
+    )
+
 if TYPE_CHECKING:
     from dispy_trio import config as config
+    from dispy_trio import httpd as httpd
     from dispy_trio import job as job
     from dispy_trio.client.blocking import JobCluster as JobCluster
     from dispy_trio.client.cluster import Cluster as Cluster
@@ -71,7 +80,7 @@ _HOMES = {
     ),
 }
 
-_MODULES = frozenset({"config", "job"})
+_MODULES = frozenset({"config", "httpd", "job"})
 
 __all__ = [*sorted([*_HOMES, *_MODULES]), "__version__"]  # noqa: PLE0604 - every key is a str
 

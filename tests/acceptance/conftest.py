@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -187,6 +188,19 @@ def two_nodes(world: World) -> list[str]:
     """Addresses of two nodes with different IP addresses, of two slots each."""
     hosts = ("127.0.0.2", "127.0.0.3")
     return [world.start_node(host, "--cpus", "2").address for host in hosts]
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Finds ports that nobody has now, on any address of loopback."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
 
 
 @pytest.fixture

@@ -217,8 +217,8 @@ class History(Listener):
         simulation = self._simulation
         for job in jobs:
             assert again == (job.number in simulation.ends)
-            simulation.history.append((trio.current_time(), job.status.name, job.number))
-            simulation.ends.setdefault(job.number, []).append(job.status.name)
+            simulation.history.append((trio.current_time(), job.state.name, job.number))
+            simulation.ends.setdefault(job.number, []).append(job.state.name)
 
 
 @define(eq=False)

@@ -67,8 +67,8 @@ def test_a_job_is_whole_before_it_is_seen_to_have_ended() -> None:
 
     class Watched(DispyJob[int]):
         def __setattr__(self, name: str, value: object) -> None:
-            if name == "status" and value == JobStatus.Finished:
-                seen.append(bool(self.reply) and self.end_time is not None)
+            if name == "state" and value == JobStatus.Finished:
+                seen.append(bool(self.reply) and self.ended_at is not None)
             super().__setattr__(name, value)
 
     async def scenario(simulation: Simulation, engine: Engine, _nursery: trio.Nursery) -> None:

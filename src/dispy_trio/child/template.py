@@ -24,9 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import cloudpickle  # noqa: F401 - loaded while idle: every bundle needs it
-
-from dispy_trio.child import calls, context, forks, importer, surroundings
+from dispy_trio.child import calls, context, forks, homes, importer, surroundings
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import children, die_with_parent, kill_below
 from dispy_trio.child.jobs import receive_message
@@ -189,6 +187,7 @@ class Template:
 
     def _set_up(self, parts: dict[str, Any], given: bytes) -> str:
         """Take the computation's parts and run its setup; what is wrong with them, or nothing."""
+        homes.settle(parts["classes"])
         self._function = parts["function"]
         self._cleanup = parts.get("cleanup")
         code = parts.get("code", {})

@@ -40,9 +40,7 @@ from time import time
 from types import CodeType, FrameType, FunctionType
 from typing import Any, NoReturn
 
-import cloudpickle
-
-from dispy_trio.child import calls, context, forks, parts
+from dispy_trio.child import calls, context, forks, parts, pickling
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import die_with_parent
 from dispy_trio.child.jobs import (
@@ -527,8 +525,8 @@ def _dump(value: Any) -> tuple[bytes, list[memoryview]]:
     try:
         return parts.dump(value, pickle.dumps)
     except Exception:
-        # Not by reference then: by value, as for classes that only this computation has.
-        return parts.dump(value, cloudpickle.dumps)
+        # By value then, as for what only this computation has.
+        return parts.dump(value, pickling.dumps)
 
 
 # --- ends other than a result ------------------------------------------------------------------
@@ -565,7 +563,7 @@ def _account(exc: BaseException) -> tuple[int, bytes]:
         return EXITED, told.encode(errors="backslashreplace")
     pickled: bytes | None = None
     exc = exc.with_traceback(None)
-    for dumps in (pickle.dumps, cloudpickle.dumps):
+    for dumps in (pickle.dumps, pickling.dumps):
         # An exception that can't be pickled is told by its text alone.
         with contextlib.suppress(BaseException):
             pickled = dumps(exc, 5)

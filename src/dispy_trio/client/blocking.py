@@ -25,7 +25,10 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
 from dispy_trio.client.nodes import (
     ClusterStatus,
+    DispyNode,
+    NodeAllocate,
     choose_nodes,
+    to_allocation,
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
@@ -130,7 +133,8 @@ class JobCluster(Generic[P, T]):
             cpus: slots of the embedded node; 0 for all processors, negative leaves that many free.
             name: of the computation, for people; its function's name when None.
             secret_file: the secret shared with the nodes; the user's own when None.
-            connect_timeout: seconds to wait here for a first usable node; None does not wait.
+            connect_timeout: seconds to wait here for a first usable node; None does not wait. While
+                jobs wait, the log says what for: when it comes up, and each minute.
             setup_timeout: seconds that setup may take on a node; None for no limit.
             live_output: show what jobs print while they run.
             max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
@@ -142,7 +146,9 @@ class JobCluster(Generic[P, T]):
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
-            ConnectError: no node was usable within `connect_timeout`.
+            ConnectError: no node was usable within `connect_timeout`, or all refuse for good: they
+                have another secret, certificate, Python or protocol. Without a `connect_timeout`
+                jobs end with that reason.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):
@@ -246,14 +252,16 @@ class JobCluster(Generic[P, T]):
             raise self._thread.why_closed()
         if self._thread.work.is_program or (kwargs and JOB_DEPENDS in kwargs):
             return self._submit_with(args, kwargs, None)
-        return self._submit(pack_arguments(args, kwargs))
+        return self._submit(pack_arguments(args, kwargs, self._thread.work.carried))
 
     def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
         """As `submit`, with an id that the job has from its beginning."""
         return self._submit_with(args, kwargs, None, job_id=job_id)
 
     def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
-        """As `submit`, for one node: None when that is none of this cluster that is ready.
+        """As `submit`, for one node: None when that is none of this cluster, or is not used by it.
+
+        Of a node that the cluster was told of and that is not there yet, the job waits for it.
 
         Args:
             node: a `DispyNode`, a name or an address.
@@ -266,7 +274,7 @@ class JobCluster(Generic[P, T]):
         self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
     ) -> DispyJob[T] | None:
         """As `submit_node`, with an id that the job has from its beginning."""
-        key = self._ready_node(node)
+        key = self._node_for_jobs(node)
         if key is None:
             return None
         return self._submit_with(
@@ -301,8 +309,9 @@ class JobCluster(Generic[P, T]):
             if kwargs:
                 raise TypeError(f"the program {self.name!r} takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
+        carried = self._thread.work.carried
         if not depends:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
         from dispy_trio.compute.depends import sort_depends
         from dispy_trio.compute.packaging import pack_code
 
@@ -310,8 +319,8 @@ class JobCluster(Generic[P, T]):
         extras = extras or JobExtras(self._thread.settings.options)
         extras.files = needs.all_files
         if not needs.code:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
-        return self._submit(pack_code(needs, args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
+        return self._submit(pack_code(needs, args, kwargs, carried), extras, job_id)
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
@@ -323,7 +332,7 @@ class JobCluster(Generic[P, T]):
             # Many threads may submit: no two jobs may have one number.
             thread.number = number = thread.number + 1
         job = self._job_type(
-            number, payload, id=job_id or next_job_id(), submit_time=_now(), process=thread.process
+            number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
         )
         if isinstance(payload, Parts):
             job.size = payload.size
@@ -414,7 +423,8 @@ class JobCluster(Generic[P, T]):
         def submit(payload: bytes | Parts) -> DispyJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
-        stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize))
+        sizer = ChunkSizer(chunksize)
+        stream = CallStream(iterables, submit, buffersize, sizer, self._thread.work.carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -429,14 +439,36 @@ class JobCluster(Generic[P, T]):
                     self.cancel(job)
 
     # --- nodes ---------------------------------------------------------------------------------
-    def _key_of(self, node: Any) -> str | None:
-        return self._thread.ask(self._thread.running().find_node, node)
+    def _key_of(self, node: Any, *, awaited: bool = False) -> str | None:
+        """The key of the one node that is meant; None, and it is logged why, if there is none.
 
-    def _ready_node(self, node: Any) -> str | None:
+        Args:
+            node: a `DispyNode`, a name or an address.
+            awaited: it may be one that has not answered yet.
+        """
         engine = self._thread.running()
-        key = self._key_of(node)
-        if key is not None and not self._thread.ask(engine.is_ready, key):
-            log.warning("node %s is not ready for jobs of cluster %s", key, self.name)
+        wanted = node if isinstance(node, DispyNode) else to_allocation(node)
+        found = self._thread.ask(engine.find_nodes, wanted)
+        is_name = isinstance(wanted, NodeAllocate) and not wanted.is_pattern
+        # Looked up here, if nobody has done so before: others wait for the engine's thread.
+        if not found and is_name and wanted.ip_addr is not None:
+            found = self._thread.ask(engine.find_nodes, wanted)
+        if not awaited:
+            found = [key for key in found if engine.was_met(key)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
+        else:
+            log.warning("%r is no node of this cluster", node)
+        return None
+
+    def _node_for_jobs(self, node: Any) -> str | None:
+        """The key of the node that jobs may be pinned to; None, and it is logged why, if none."""
+        engine = self._thread.running()
+        key = self._key_of(node, awaited=True)
+        if key is not None and not self._thread.ask(engine.may_run, key):
+            log.warning("node %s runs no jobs of cluster %s", key, self.name)
             return None
         return key
 
@@ -461,6 +493,8 @@ class JobCluster(Generic[P, T]):
         """
         engine = self._thread.running()
         several = node if isinstance(node, list) else [node]
+        if not several:
+            return -1
         try:
             choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:

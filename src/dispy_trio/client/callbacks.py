@@ -88,7 +88,9 @@ class Notifier:
         for job in jobs:
             if job.number not in self._running:
                 self._running.add(job.number)
-                self._tell_cluster(JobStatus.Running, job.node, snapshot(job, JobStatus.Running))
+                self._tell_cluster(
+                    JobStatus.Running, job.node_key, snapshot(job, JobStatus.Running)
+                )
 
     def provisional(self, job: DispyJob[Any]) -> None:
         self.started([job])
@@ -102,18 +104,18 @@ class Notifier:
 
     def ended(self, jobs: Sequence[DispyJob[Any]]) -> None:
         for job in jobs:
-            ran = job.start_time is not None and job.outcome not in _NEVER_RAN
-            if ran and job.status in (JobStatus.Finished, JobStatus.Terminated):
+            ran = job.started_at is not None and job.outcome not in _NEVER_RAN
+            if ran and job.state in (JobStatus.Finished, JobStatus.Terminated):
                 # It was too short to be told of while it ran.
                 self.started([job])
             self._running.discard(job.number)
-            self._tell(job.status, job)
+            self._tell(job.state, job)
 
     def _tell(self, status: JobStatus, job: DispyJob[Any]) -> None:
         taken = snapshot(job, status)
         if self.job_status is not None:
             _queue.put(lambda: self._call_job_status(taken, job))
-        self._tell_cluster(status, job.node, taken, job)
+        self._tell_cluster(status, job.node_key, taken, job)
 
     def _call_job_status(self, taken: DispyJob[Any], job: DispyJob[Any]) -> None:
         assert self.job_status is not None
@@ -164,7 +166,7 @@ class Notifier:
 
 def _share_result(taken: Any, job: DispyJob[Any]) -> None:
     """Unpickle the result once for both."""
-    if taken.status is JobStatus.Finished:
+    if taken.state is JobStatus.Finished:
         try:
             job.result  # noqa: B018 - reading it unpickles it
         except ResultUnpicklable:

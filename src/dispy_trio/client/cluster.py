@@ -71,7 +71,7 @@ class Cluster(Generic[P, T]):
             if kwargs:
                 raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
-        return pack_arguments(args, kwargs)
+        return pack_arguments(args, kwargs, self._engine.work.carried)
 
     def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
         """This cluster, for jobs that are to be run in some special way; as `JobCluster.options`.
@@ -86,7 +86,7 @@ class Cluster(Generic[P, T]):
             self._next_number,
             payload,
             id=next_job_id(),
-            submit_time=time.time(),
+            submitted_at=time.time(),
             cancel=self._engine.cancel,
             process=self._process,
         )
@@ -136,7 +136,8 @@ class Cluster(Generic[P, T]):
         """
         self._check_process()
         machine = self._engine.machine
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize))
+        carried = self._engine.work.carried
+        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize), carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -268,7 +269,8 @@ async def open_cluster(
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
-        ConnectError: no node was usable within `connect_timeout`; names each with its reason.
+        ConnectError: no node was usable within `connect_timeout`, or all refuse for good; names each
+            with its reason.
         TypeError, ValueError: name the argument that can't be used, and what is allowed.
     """
     check_range("pulse_interval", pulse_interval, 0.1, 1000)

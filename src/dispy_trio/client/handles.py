@@ -27,7 +27,7 @@ class JobHandle(UserJob[T]):
     async def wait_ended(self) -> None:
         """Wait until the job has its final status; cancelling the wait leaves the job alone."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.status in ENDED:
+        if self.state in ENDED:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         event = trio.Event()
@@ -49,7 +49,7 @@ class JobHandle(UserJob[T]):
         except trio.Cancelled:
             self.cancel()
             raise
-        if self.status is not JobStatus.Finished:
+        if self.state is not JobStatus.Finished:
             raise self.reason()
         value: T = self.result  # type: ignore[assignment]  # Finished, so it is a T
         return value

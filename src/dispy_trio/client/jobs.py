@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attrs import define, field, fields
 
@@ -49,14 +49,32 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
+def _read_only(getter: Callable[[Any], Any]) -> property:
+    """A property that says, to whoever sets it, what can be set."""
+    name = getter.__name__
+
+    def refuse(_job: object, _value: object) -> None:
+        raise AttributeError(
+            f"job.{name} is read-only: of a job only id can be set, to anything, and result, stdout"
+            " and stderr to None, which drops them"
+        )
+
+    return property(getter, refuse, None, getter.__doc__)
+
+
+if TYPE_CHECKING:
+    read_only = property  # Type checkers know that one, and that nobody may set it.
+else:
+    read_only = _read_only
+
+
 @define(eq=False)
 class UserJob(Job, Generic[T]):
     """What the handles of blocking and of Trio programs have in common."""
 
     id: Any = None
     """Counts up from 1 in a program; programs may set it to anything."""
-    submit_time: float = 0.0
-    """Seconds since the epoch."""
+    submitted_at: float = 0.0
     waiters: list[Waiter] | None = field(default=None, repr=False)
     process: int = field(default=0, repr=False)
     """Id of the process that made it."""
@@ -71,46 +89,90 @@ class UserJob(Job, Generic[T]):
     Abandoned = JobStatus.Abandoned
     Finished = JobStatus.Finished
 
-    @property
+    # What the record calls otherwise, so that the library sets plain slots, and users nothing.
+    @read_only
+    def status(self) -> JobStatus:
+        """Where the job is in its life; dispy's number of it."""
+        return self.state
+
+    @read_only
+    def submit_time(self) -> float:
+        """Seconds since the epoch."""
+        return self.submitted_at
+
+    @read_only
+    def start_time(self) -> float | None:
+        """Seconds since the epoch; None until it has started."""
+        return self.started_at
+
+    @read_only
+    def end_time(self) -> float | None:
+        """Seconds since the epoch; None until it has ended."""
+        return self.ended_at
+
+    @read_only
+    def node(self) -> str | None:
+        """Address and port of the node it was sent to last."""
+        return self.node_key
+
+    @read_only
     def ended(self) -> bool:
         """Has the job its final status?"""
-        return self.status in ENDED
+        return self.state in ENDED
 
     @property
     def result(self) -> T | None:
         """What the job returned; None until it has finished, and when it did not return.
 
         While its status is ProvisionalResult, what it has sent last. Of a program, its exit status.
+        Setting it to None drops it, and gives its memory back.
 
         Raises:
             ResultUnpicklable: the result can't be unpickled in this program.
         """
-        if self.status is JobStatus.ProvisionalResult and self.extras is not None:
-            provisional: T = unpack_result(self.extras.provisional)
+        if self.state is JobStatus.ProvisionalResult and self.extras is not None:
+            pickled = self.extras.provisional
+            provisional: T | None = None if pickled is None else unpack_result(pickled)
             return provisional
-        if self.status is not JobStatus.Finished:
+        if self.state is not JobStatus.Finished:
             return None
         if self._value is _UNREAD:
             reply = self.reply
-            # Another thread may be reading it too: it sets the one before it clears the other.
+            # Another thread may be reading it too, or drop it: it sets the one before it clears the
+            # other.
             if reply is not None:
-                self._value = unpack_result(reply)
-                self.reply = None
-        value: T = self._value
+                unpacked = unpack_result(reply)
+                if self.reply is reply:
+                    self._value = unpacked
+                    self.reply = None
+        value: T | None = self._value
         return value
 
-    @property
+    @result.setter
+    def result(self, value: None) -> None:
+        _check_dropped("result", value)
+        self._drop_result()
+
+    def _drop_result(self) -> None:
+        if self.state is JobStatus.Finished:
+            self._value = None
+            self.reply = None
+            self._keep_written(None)
+        if self.extras is not None:
+            self.extras.provisional = None
+
+    @read_only
     def progress(self) -> tuple[float, str] | None:
         """What the job told with `job.progress` last: a fraction of 1, and a text."""
         return None if self.extras is None else self.extras.progress
 
-    @property
+    @read_only
     def exception(self) -> str | None:
         """Why the job did not return: the traceback of what it raised there, or how it ended.
 
         None for jobs that finished, are not over, or were cancelled.
         """
-        if self.status not in (JobStatus.Terminated, JobStatus.Abandoned):
+        if self.state not in (JobStatus.Terminated, JobStatus.Abandoned):
             return None
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[1]
@@ -122,22 +184,47 @@ class UserJob(Job, Generic[T]):
     def stdout(self) -> Any:
         """What the job and its child programs wrote to stdout; None until it has ended.
 
-        Text for functions, bytes for programs, as in dispy.
+        Text for functions, bytes for programs, as in dispy. Setting it to None drops it.
         """
         return self._written(0)
+
+    @stdout.setter
+    def stdout(self, value: None) -> None:
+        _check_dropped("stdout", value)
+        self._drop_written(0)
 
     @property
     def stderr(self) -> Any:
         """What the job and its child programs wrote to stderr; None until it has ended.
 
-        Text for functions, bytes for programs, as in dispy.
+        Text for functions, bytes for programs, as in dispy. Setting it to None drops it.
         """
         return self._written(1)
 
+    @stderr.setter
+    def stderr(self, value: None) -> None:
+        _check_dropped("stderr", value)
+        self._drop_written(1)
+
     def _written(self, which: int) -> str | bytes | None:
         if self.output is None:
-            return "" if self.status in ENDED else None
-        return str(self.output[which], errors="backslashreplace")
+            return "" if self.state in ENDED else None
+        written = self.output[which]
+        return None if written is None else str(written, errors="backslashreplace")
+
+    def _drop_written(self, which: int) -> None:
+        if self.state in ENDED:
+            self.output = self.output or (b"", b"")
+            self._keep_written(which)
+
+    def _keep_written(self, dropped: int | None) -> None:
+        """Keep the output, but for that which is dropped, in memory of its own."""
+        if self.output is not None:
+            stdout, stderr = (
+                None if written is None or which == dropped else bytes(written)
+                for which, written in enumerate(self.output)
+            )
+            self.output = stdout, stderr
 
     def _told(self) -> str:
         """The text that came in the place of a result."""
@@ -146,26 +233,26 @@ class UserJob(Job, Generic[T]):
             reply = b"".join(reply or ())
         return reply.decode(errors="replace")
 
-    @property
+    @read_only
     def ip_addr(self) -> str | None:
         """IP address of the node it was sent to."""
-        return None if self.node is None else self.node.rpartition(":")[0].strip("[]")
+        return None if self.node_key is None else self.node_key.rpartition(":")[0].strip("[]")
 
-    @property
+    @read_only
     def host(self) -> str | None:
         """The same; dispy's manual calls it so."""
         return self.ip_addr
 
     def reason(self) -> BaseException:
         """The exception that tells why the job, ended other than Finished, did so."""
-        where = f"job {self.id!r} on {self.node or 'no node'}"
+        where = f"job {self.id!r} on {self.node_key or 'no node'}"
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[0]
-        if self.status is JobStatus.Abandoned:
+        if self.state is JobStatus.Abandoned:
             return JobAbandoned(f"{where}: {self.exception}")
-        if self.outcome == Outcome.INTERRUPTED or self.status is JobStatus.Cancelled:
+        if self.outcome == Outcome.INTERRUPTED or self.state is JobStatus.Cancelled:
             return JobCancelled(f"{where}: {self._told() or 'cancelled'}")
-        tail = "" if self.output is None else _last_lines(self.output[1])
+        tail = _last_lines(self.output[1] or b"") if self.output is not None else ""
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
 
     def add_waiter(self, waiter: Waiter) -> bool:
@@ -183,10 +270,10 @@ class UserJob(Job, Generic[T]):
             self.waiters.append(waiter)
         # Look again after adding: whoever ends the job sets the status before it looks for
         # waiters, so one of the two sees the other.
-        return self.status not in ENDED
+        return self.state not in ENDED
 
     def _check_process(self) -> None:
-        if forks.is_inherited(self.process) and self.status not in ENDED:
+        if forks.is_inherited(self.process) and self.state not in ENDED:
             raise forks.made_elsewhere(f"job {self.id!r}", self.process)
 
     def announce(self) -> None:
@@ -209,7 +296,7 @@ class DispyJob(UserJob[T]):
     """Set for a job that was sent alone: whoever waits for it may read for its result."""
     _finish: threading.Event | None = field(default=None, repr=False, init=False)
 
-    @property
+    @read_only
     def finish(self) -> threading.Event:
         """Set when the job has ended.
 
@@ -227,12 +314,12 @@ class DispyJob(UserJob[T]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended; False when `timeout` seconds have passed before."""
-        if self.status in ENDED:
+        if self.state in ENDED:
             return True
         if self.lead is not None:
             lead, self.lead = self.lead, None
             lead(self)
-            if self.status in ENDED:
+            if self.state in ENDED:
                 return True
         lock = _thread.allocate_lock()
         lock.acquire()
@@ -246,15 +333,19 @@ class DispyJob(UserJob[T]):
         A job that did not return gives None, as in dispy: `status` and `exception` tell why.
 
         Args:
-            clear: reset `finish`, for jobs that are waited for again.
+            clear: reset `finish`; it is set again if the job ends again, as one that was abandoned
+                may.
 
         Raises:
             ResultUnpicklable: the result can't be unpickled in this program.
         """
-        if self.status not in ENDED:
+        if self.state not in ENDED:
             self.wait()
-        if clear and self._finish is not None:
-            self._finish.clear()
+        if clear:
+            self._finish = event = self._finish or threading.Event()
+            event.clear()
+            if self.state is JobStatus.Abandoned:
+                self.add_waiter(lambda _job: event.set())
         return self.result
 
 
@@ -264,8 +355,14 @@ class ProgramJob(DispyJob[T]):
 
     def _written(self, which: int) -> str | bytes | None:
         if self.output is None:
-            return b"" if self.status in ENDED else None
-        return bytes(self.output[which])
+            return b"" if self.state in ENDED else None
+        written = self.output[which]
+        return None if written is None else bytes(written)
+
+
+def _check_dropped(name: str, value: object) -> None:
+    if value is not None:
+        raise AttributeError(f"job.{name} can be set to None alone, which drops what the job gave")
 
 
 def _last_lines(written: bytes | memoryview) -> str:
@@ -273,8 +370,11 @@ def _last_lines(written: bytes | memoryview) -> str:
     return b"".join(lines).decode(errors="backslashreplace").rstrip()
 
 
-class _Snapshot:
-    """A job as it was at some moment, for callbacks; only its id is what it is now."""
+class _Snapshot(DispyJob[Any]):
+    """A job as it was at some moment, for callbacks; only its id is what it is now.
+
+    In dispy it is the job itself: what is dropped here is dropped there, too.
+    """
 
     _original: DispyJob[Any]
 
@@ -290,9 +390,18 @@ class _Snapshot:
         """Have the very object that the job has as its result."""
         self._value = job._value
 
+    def _drop_result(self) -> None:
+        extras, those = self.extras, self._original.extras
+        if self.state is JobStatus.Finished:
+            self._original._drop_result()
+        elif extras is not None and those is not None and those.provisional is extras.provisional:
+            those.provisional = None
+        super()._drop_result()
 
-class _FunctionSnapshot(_Snapshot, DispyJob[Any]):
-    pass
+    def _drop_written(self, which: int) -> None:
+        super()._drop_written(which)
+        if self.state in ENDED:
+            self._original._drop_written(which)
 
 
 class _ProgramSnapshot(_Snapshot, ProgramJob[Any]):
@@ -304,13 +413,13 @@ _COPIED = [name for name in (a.name for a in fields(DispyJob)) if name not in ("
 
 def snapshot(job: DispyJob[Any], status: JobStatus) -> Any:
     """The job as it is now, with that status; it does not change any more."""
-    kind = _ProgramSnapshot if isinstance(job, ProgramJob) else _FunctionSnapshot
+    kind = _ProgramSnapshot if isinstance(job, ProgramJob) else _Snapshot
     taken: Any = kind.__new__(kind)
     taken._original = job
     for name in _COPIED:
         setattr(taken, name, getattr(job, name))
     taken.waiters = None
-    taken.status = status
+    taken.state = status
     if job.extras is not None:
         taken.extras = copy(job.extras)
     return taken

@@ -49,7 +49,8 @@ class LiveOutput:
                 continue
             shown = shown or _Shown()
             for which, data in enumerate(job.output or (b"", b"")):
-                self._show(job, shown, which, bytes(data[shown.counts[which] :]))
+                if data is not None:
+                    self._show(job, shown, which, bytes(data[shown.counts[which] :]))
                 if shown.partial[which]:
                     self._print(job, which, shown.partial[which])
 
@@ -67,7 +68,7 @@ class LiveOutput:
         stream: TextIO | None = (sys.stdout, sys.stderr)[which]
         if stream is None or which in self.failures:
             return
-        node = (job.node or "").strip("[]")
+        node = (job.node_key or "").strip("[]")
         text = f"[{job.id}@{node}] {line.decode(errors='backslashreplace')}\n"
         try:
             # One write: lines of the program itself may come in between two.

@@ -39,7 +39,7 @@ class OptionedCluster(Generic[P, T]):
 
     def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
         """As `JobCluster.submit_node`."""
-        key = self._cluster._ready_node(node)
+        key = self._cluster._node_for_jobs(node)
         if key is None:
             return None
         return self._cluster._submit_with(args, kwargs, JobExtras(self._options, pinned=key))

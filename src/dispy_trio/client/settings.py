@@ -16,6 +16,7 @@ from dispy_trio.client.nodes import NodeChoice
 from dispy_trio.client.options import parse_size
 from dispy_trio.compute.depends import NO_DEPENDS, sort_depends
 from dispy_trio.compute.packaging import Bundle, pack_computation
+from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.models import OPTIONS_OF_MOST, JobFile, JobOptions
 
@@ -54,6 +55,8 @@ class Work:
     files: tuple[JobFile, ...] = ()
     """To be put on each node first."""
     is_program: bool = False
+    carried: Carried = NOTHING_CARRIED
+    """Classes that need not go with arguments."""
 
 
 def pack_work(
@@ -104,7 +107,7 @@ def pack_work(
         output_limit=output_limit,
     )
     opening = messages.OpenComputation(1, bundle.name, bundle.digest, bundle.data, 0, options)
-    return Work(opening, bundle.files, is_program)
+    return Work(opening, bundle.files, is_program, bundle.carried)
 
 
 def _dest_path(given: str | None, cleanup: object, bundle: Bundle) -> str:

@@ -163,7 +163,7 @@ class ClusterThread:
         """A job was submitted while the engine ended: it may have missed it."""
         if not job.ended:
             job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
-            job.status = JobStatus.Abandoned
+            job.state = JobStatus.Abandoned
             job.announce()
             if self.notifier is not None:
                 self.notifier.ended([job])

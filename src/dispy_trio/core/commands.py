@@ -324,7 +324,6 @@ class SendJobsToWorker:
     session: str
     computation: int
     worker: int
-    first_sequence: int
     jobs: Sequence[Any]
     """`core.node.NodeJob` records, in order."""
 

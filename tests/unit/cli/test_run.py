@@ -135,7 +135,7 @@ def test_a_result_in_no_encoding_is_printed_all_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     job = dispy_trio.DispyJob(1, b"")
-    job.status = dispy_trio.JobStatus.Finished
+    job.state = dispy_trio.JobStatus.Finished
     job.outcome, job.reply = 0, pickle.dumps("caf\udce9")
     assert _print_outcome("job 1", job, is_program=False)
     assert capsys.readouterr().out == "caf\\udce9\n"

@@ -42,7 +42,7 @@ def finished(payload: bytes | Parts) -> DispyJob[object]:
     assert isinstance(payload, bytes)
     calls, _ = pickle.loads(payload)
     job: DispyJob[object] = DispyJob(
-        1, None, status=JobStatus.Finished, start_time=1, end_time=1.001
+        1, None, state=JobStatus.Finished, started_at=1, ended_at=1.001
     )
     job.reply = pickle.dumps(([n * n for (n,) in calls], None))
     return job

@@ -53,8 +53,8 @@ EXITS = [(sys.exit, 3), (throw, GeneratorExit), (throw, Grim), (throw, MemoryErr
 
 
 def finished(value: Any) -> DispyJob[Any]:
-    job: DispyJob[Any] = DispyJob(1, None, start_time=1.0, end_time=2.0)
-    job.status, job.outcome, job.reply = JobStatus.Finished, Outcome.RETURNED, pickle.dumps(value)
+    job: DispyJob[Any] = DispyJob(1, None, started_at=1.0, ended_at=2.0)
+    job.state, job.outcome, job.reply = JobStatus.Finished, Outcome.RETURNED, pickle.dumps(value)
     return job
 
 
@@ -105,7 +105,7 @@ def test_the_keyboard_still_interrupts() -> None:
 
 def test_a_provisional_result_that_ends_programs_is_told_of() -> None:
     job: DispyJob[Any] = DispyJob(1, None)
-    job.status = JobStatus.ProvisionalResult
+    job.state = JobStatus.ProvisionalResult
     job.extras = JobExtras(provisional=pickle.dumps(Calling(sys.exit, 3)))
     with pytest.raises(ResultUnpicklable):
         job.result  # noqa: B018 - reading it unpickles it

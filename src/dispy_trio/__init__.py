@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dispy_trio import config as config
     from dispy_trio import httpd as httpd
     from dispy_trio import job as job
+    from dispy_trio.child.alias import install_as_dispy as install_as_dispy
     from dispy_trio.client.blocking import JobCluster as JobCluster
     from dispy_trio.client.cluster import Cluster as Cluster
     from dispy_trio.client.cluster import open_cluster as open_cluster
@@ -52,6 +53,7 @@ _HOMES = {
     "JobCluster": "client.blocking",
     "Cluster": "client.cluster",
     "open_cluster": "client.cluster",
+    "install_as_dispy": "child.alias",
     "DispyJob": "client.jobs",
     "JobHandle": "client.handles",
     "JobStatus": "models",

@@ -179,6 +179,20 @@ def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> No
     ).read_text() == f"{second.pid} dispy-trio node\n"
 
 
+def test_clean_finds_a_node_whose_port_the_system_chose(world: World) -> None:
+    first = world.start_node("127.0.0.1", "--dest-path-prefix", "prefix")
+    port = int(first.address.rpartition(":")[2])
+    lock = world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
+    assert lock.read_text() == f"{first.process.pid} dispy-trio node\n"
+    status, err = finish(start_on(world, port))
+    assert status == 2
+    assert f"port {port} has a node already, process {first.process.pid}; --clean ends it" in err
+    second = start_on(world, port, "--clean")
+    assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
+    assert finish(first.process)[0] == 0
+    assert lock.read_text() == f"{second.pid} dispy-trio node\n"
+
+
 def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:
     port = free_port()
     first = start_on(world, port)

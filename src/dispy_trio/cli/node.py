@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from dispy_trio.cli.node_config import (
     settings_of,
     write_config,
 )
-from dispy_trio.cli.node_lock import claim_port, clean_prefix
+from dispy_trio.cli.node_lock import claim_given_port, claim_port, clean_prefix
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import DispyError
 from dispy_trio.services.control import NodeControl
@@ -65,13 +66,17 @@ def run(options: NodeOptions) -> None:
         log.warning("%s", line)
     if options.secret:
         log.warning("--secret can be seen by all who list processes; prefer --secret-file")
-    prefix = settings.dest_path_prefix or default_prefix()
+    prefix = _prefix_of(settings)
     settings = attrs.evolve(settings, dest_path_prefix=prefix)
     with claim_port(prefix, settings.host, options.port, end_other=options.clean) as lock:
         if options.clean or options.serve == 0:
             clean_prefix(prefix, lock)
         if options.serve != 0:
             _serve(settings, options, hours)
+
+
+def _prefix_of(settings: NodeSettings) -> Path:
+    return settings.dest_path_prefix or default_prefix()
 
 
 def _serve(settings: NodeSettings, options: NodeOptions, hours: ServiceHours | None) -> None:
@@ -95,10 +100,13 @@ async def _attend(
     """Run the node; what may be done to it ends with it."""
     # What is ignored stays so: nohup, and a shell for what it starts in the background, count on it.
     handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    with trio.open_signal_receiver(*handled) as signals:
+    with ExitStack() as claims, trio.open_signal_receiver(*handled) as signals:
         async with trio.open_nursery() as attendants:
             async with trio.open_nursery() as nursery:
                 control: NodeControl = await nursery.start(run_node, settings, outside)
+                if not options.port:
+                    claim = claim_given_port(_prefix_of(settings), settings.host, control.port)
+                    claims.enter_context(claim)
                 attendants.start_soon(_obey, Ending(control, _complain), signals)
                 if hours is not None:
                     attendants.start_soon(keep_hours, hours, control, datetime.now)

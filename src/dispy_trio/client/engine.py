@@ -7,7 +7,6 @@ nothing of it is left there.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sys
 import time
@@ -49,6 +48,7 @@ from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
@@ -57,8 +57,6 @@ from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.texts import to_bytes
 
 __all__ = ["Doors", "Engine", "open_engine"]
-
-log = logging.getLogger("dispy_trio")
 
 LEAD_SECONDS = 0.005
 """How long a thread that waits for a lone job reads for its result itself."""
@@ -657,8 +655,9 @@ class Engine:
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
-        while self.status().jobs_pending:
-            self._ended = trio.Event()
+        while self.count_pending():
+            if self._ended.is_set():
+                self._ended = trio.Event()
             await self._ended.wait()
 
     def status(self) -> ClusterStatus:

@@ -10,6 +10,7 @@ import _thread
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -24,7 +25,15 @@ from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
 from dispy_trio.models import Job, JobStatus, Outcome
 
-__all__ = ["DispyJob", "ProgramJob", "UserJob", "Waiter", "next_job_id", "snapshot"]
+__all__ = [
+    "DispyJob",
+    "ProgramJob",
+    "SubmittedJob",
+    "UserJob",
+    "Waiter",
+    "next_job_id",
+    "snapshot",
+]
 
 T = TypeVar("T")
 
@@ -318,13 +327,31 @@ class UserJob(Job, Generic[T]):
         return job_html(self)
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, init=False)
 class DispyJob(UserJob[T]):
-    """A job of a blocking `JobCluster`; the attributes and numbers are dispy's."""
+    """A job of a blocking `JobCluster`; the attributes and numbers are dispy's.
+
+    Clusters make jobs, as `SubmittedJob`. One that a program makes itself is not run by anybody, and
+    all its attributes can be set.
+    """
 
     lead: Callable[[DispyJob[Any]], None] | None = field(default=None, repr=False)
     """Set for a job that was sent alone: whoever waits for it may read for its result."""
     _finish: threading.Event | None = field(default=None, repr=False, init=False)
+
+    def __init__(self, job_id: Any, args: Any, kwargs: Any) -> None:
+        """Make a job that no cluster runs, with dispy's parameters.
+
+        Args:
+            job_id: its id; the next number when there is none.
+            args: what it would be called with; no more than kept.
+            kwargs: likewise.
+        """
+        from dispy_trio.client.own_jobs import make_own
+
+        UserJob.__init__(self, 0, (args, kwargs), id=job_id or next_job_id())
+        self.lead = self._finish = None
+        make_own(self, time.time())
 
     @read_only
     def finish(self) -> threading.Event:
@@ -380,7 +407,12 @@ class DispyJob(UserJob[T]):
 
 
 @define(eq=False, repr=False)
-class ProgramJob(DispyJob[T]):
+class SubmittedJob(DispyJob[T]):
+    """One that was submitted to a cluster."""
+
+
+@define(eq=False, repr=False)
+class ProgramJob(SubmittedJob[T]):
     """A job of a computation that is a program: what it writes is bytes."""
 
     def _written(self, which: int) -> str | bytes | None:
@@ -400,13 +432,13 @@ def _last_lines(written: bytes | memoryview) -> str:
     return b"".join(lines).decode(errors="backslashreplace").rstrip()
 
 
-class _Snapshot(DispyJob[Any]):
+class _Snapshot(SubmittedJob[Any]):
     """A job as it was at some moment, for callbacks; only its id is what it is now.
 
     In dispy it is the job itself: what is dropped here is dropped there, too.
     """
 
-    _original: DispyJob[Any]
+    _original: SubmittedJob[Any]
 
     def _get_id(self) -> Any:
         return self._original.id
@@ -416,7 +448,7 @@ class _Snapshot(DispyJob[Any]):
 
     id = property(_get_id, _set_id)
 
-    def take_result_of(self, job: DispyJob[Any]) -> None:
+    def take_result_of(self, job: SubmittedJob[Any]) -> None:
         """Have the very object that the job has as its result."""
         self._value = job._value
 
@@ -438,10 +470,10 @@ class _ProgramSnapshot(_Snapshot, ProgramJob[Any]):
     pass
 
 
-_COPIED = [name for name in (a.name for a in fields(DispyJob)) if name not in ("id", "waiters")]
+_COPIED = [name for name in (a.name for a in fields(SubmittedJob)) if name not in ("id", "waiters")]
 
 
-def snapshot(job: DispyJob[Any], status: JobStatus) -> Any:
+def snapshot(job: SubmittedJob[Any], status: JobStatus) -> Any:
     """The job as it is now, with that status; it does not change any more."""
     kind = _ProgramSnapshot if isinstance(job, ProgramJob) else _Snapshot
     taken: Any = kind.__new__(kind)

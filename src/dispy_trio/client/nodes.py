@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from attrs import define, frozen
 from dispy_trio import config
 from dispy_trio.client.names import host_names
 from dispy_trio.core.nodes import NodeRecord, NodeState
+from dispy_trio.logs import log
 from dispy_trio.messages import NodeStatus
 from dispy_trio.models import SlotHolder
 
@@ -32,8 +32,6 @@ __all__ = [
     "to_allocation",
     "unmatched_text",
 ]
-
-log = logging.getLogger("dispy_trio")
 
 NODES_VARIABLE = "DISPY_TRIO_NODES"
 """Names the nodes of programs that name none: ``host:port``, separated by commas."""

@@ -45,6 +45,8 @@ class ClusterSettings:
     connect_timeout: float | None = None
     options: JobOptions = OPTIONS_OF_MOST
     """Of the jobs that are given none of their own."""
+    loglevel: int | None = None
+    """Of the cluster's messages; None for that of the program's own logging."""
 
 
 @define

@@ -72,6 +72,8 @@ class Depends:
     """Functions and classes by their names."""
     sources: Mapping[str, Source] = field(factory=dict)
     """Modules by their names."""
+    data: Mapping[str, Path] = field(factory=dict)
+    """What else lies in packages; see `Sources`."""
     files: tuple[JobFile, ...] = ()
 
     @property
@@ -84,7 +86,8 @@ class Depends:
             for name, (_, is_package, file) in self.sources.items()
             if os.path.isfile(file)
         ]
-        return (*self.files, *modules)
+        data = [JobFile(str(path), target) for target, path in self.data.items() if path.is_file()]
+        return (*self.files, *modules, *data)
 
 
 NO_DEPENDS = Depends()
@@ -122,16 +125,19 @@ def sort_depends(depends: Sequence[Any], parameter: str = "depends") -> Depends:
         raise TypeError(f"{parameter} is a list of dependencies, not {type(depends).__name__}")
     code: dict[str, Any] = {}
     sources: dict[str, Source] = {}
+    data: dict[str, Path] = {}
     files: list[JobFile] = []
     for element in depends:
         if isinstance(element, (str, os.PathLike)):
             files.append(to_job_file(element, parameter))
         elif isinstance(element, types.ModuleType):
-            sources |= module_sources(element)
+            found = module_sources(element)
+            sources |= found.modules
+            data |= found.data
         else:
             thing = _definition_of(element, parameter)
             code[thing.__name__] = thing
-    return Depends(code, sources, tuple(files))
+    return Depends(code, sources, data, tuple(files))
 
 
 def _definition_of(element: Any, parameter: str) -> Any:

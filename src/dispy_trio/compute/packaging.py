@@ -18,10 +18,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from dispy_trio.child import parts
+from dispy_trio.child import alias, parts
 from dispy_trio.child.methods import to_function
 from dispy_trio.compute.blame import blame
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
+from dispy_trio.compute.luggage import pack_data
 from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
@@ -118,12 +119,22 @@ def pack_computation(
     code = dict(depends.code)
     function = to_function(computation)
     contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
-    sources = {**own_sources(), **depends.sources}
+    own = own_sources()
+    sources = {**own.modules, **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
         pickled, carried = _pickle_contents(computation, name, contents)
-    data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
-    return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files, carried)
+    data, files = pack_data({**own.data, **depends.data})
+    bundle = {
+        "sources": sources,
+        "data": data,
+        "pickled": pickled,
+        "unimported": unimported_names(objects),
+        "as_dispy": alias.is_installed(),
+    }
+    packed = pickle.dumps(bundle, 5)
+    digest = hashlib.sha256(packed).hexdigest()
+    return Bundle(name, digest, packed, (*depends.files, *files), carried)
 
 
 def _pickle_contents(

@@ -18,6 +18,7 @@ from dispy_trio.cli.run import (
     load_computation,
     run_jobs,
 )
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.errors import LocalError
 
 
@@ -134,7 +135,7 @@ def test_a_bad_option_is_told_before_anything_starts(options: RunOptions, said: 
 def test_a_result_in_no_encoding_is_printed_all_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    job = dispy_trio.DispyJob(1, b"")
+    job = SubmittedJob[str](1, b"")
     job.state = dispy_trio.JobStatus.Finished
     job.outcome, job.reply = 0, pickle.dumps("caf\udce9")
     assert _print_outcome("job 1", job, is_program=False)

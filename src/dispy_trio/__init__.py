@@ -83,6 +83,8 @@ _HOMES = {
 }
 
 _MODULES = frozenset({"config", "httpd", "job"})
+_LATER = frozenset({"SharedJobCluster", "recover_jobs"})
+"""Names of dispy that only tell what serves meanwhile."""
 
 __all__ = [*sorted([*_HOMES, *_MODULES]), "__version__"]  # noqa: PLE0604 - every key is a str
 
@@ -93,7 +95,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         # Importing a module of this package sets the attribute, too.
         return importlib.import_module(f"{__name__}.{name}")
-    home = _HOMES.get(name)
+    home = "client.later" if name in _LATER else _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)

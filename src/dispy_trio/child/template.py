@@ -382,4 +382,5 @@ def _traceback_of(exc: BaseException) -> str:
         exc.__traceback__.tb_frame.f_code.co_filename.startswith(here)
     ):
         exc.__traceback__ = exc.__traceback__.tb_next
+    context.explain(exc)
     return "".join(traceback.format_exception(exc))

@@ -9,7 +9,6 @@ The thread, and what it shares with the cluster, is in `client.thread`.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -23,6 +22,7 @@ from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
+from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
     ClusterStatus,
     DispyNode,
@@ -37,6 +37,7 @@ from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
+from dispy_trio.logs import check_level, logger, messages_from
 from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ __all__ = ["JobCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-log = logging.getLogger("dispy_trio")
 
 _now = time.time
 
@@ -63,6 +62,7 @@ class JobCluster(Generic[P, T]):
     ...     print([job() for job in jobs])
     """
 
+    @with_suggestions("JobCluster")
     def __init__(
         self,
         computation: Callable[P, T] | str,
@@ -77,7 +77,7 @@ class JobCluster(Generic[P, T]):
         ext_ip_addr: str | Sequence[str] | None = None,
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
-        loglevel: int = logging.INFO,
+        loglevel: int = logger.INFO,
         callback: JobCallback | None = None,
         setup: Callable[..., Any] | None = None,
         cleanup: bool | Callable[..., Any] = True,
@@ -118,7 +118,9 @@ class JobCluster(Generic[P, T]):
                 `recover_file`.
             dispy_port: sets `config.DispyPort`, from which the port of nodes counts.
             dest_path: directory on the nodes that lasts from one cluster to the next.
-            loglevel: of the library's logger.
+            loglevel: DEBUG, INFO, WARNING, ERROR or CRITICAL of `logger`: from where on messages of this
+                cluster are logged. Where the program has configured logging, INFO stands for the
+                level configured there. Where it has not, messages are shown on stderr.
             callback: old name of `job_status`.
             setup: called once on each node before its first job, with the node's ``setup_args``; it
                 has to return 0, 1 or 2. What it makes global is shared by the node's jobs.
@@ -155,7 +157,10 @@ class JobCluster(Generic[P, T]):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
         _set_port(dispy_port)
-        choice = choose_nodes(nodes)
+        loglevel = check_level("loglevel", loglevel)
+        logger.setLevel(loglevel)
+        with messages_from(loglevel):
+            choice = choose_nodes(nodes)
         # Started first: its interpreter starts up while ours imports what it needs.
         embedded = None
         if choice.embedded:
@@ -185,8 +190,6 @@ class JobCluster(Generic[P, T]):
             job_status = job_status or callback
             s.check_callback("job_status", job_status, "job")
             s.check_callback("cluster_status", cluster_status, "status, node, job")
-            if loglevel != logging.INFO:
-                log.setLevel(loglevel)
             settings = s.ClusterSettings(
                 choice,
                 cpus,
@@ -198,6 +201,7 @@ class JobCluster(Generic[P, T]):
                 PULSE_INTERVAL if pulse_interval is None else pulse_interval,
                 connect_timeout,
                 options_of_all(isolation),
+                loglevel,
             )
             work = s.pack_work(
                 computation,
@@ -221,7 +225,9 @@ class JobCluster(Generic[P, T]):
         if job_status is not None or cluster_status is not None:
             from dispy_trio.client.callbacks import Notifier
 
-            thread.notifier = Notifier(job_status, cluster_status, thread.find_dispy_node)
+            thread.notifier = Notifier(
+                job_status, cluster_status, thread.find_dispy_node, thread.drained, thread.log
+            )
         if live_output:
             from dispy_trio.client.live import LiveOutput
 
@@ -358,7 +364,10 @@ class JobCluster(Generic[P, T]):
         engine = thread.engine
         assert engine is not None
         with thread.submitting:
-            # Many threads may submit: no two jobs may have one number.
+            # Many threads may submit, and one may close: no two jobs may have one number, and none
+            # may come when nobody waits for it any more.
+            if thread.refuses:
+                raise thread.why_closed()
             thread.number = number = thread.number + 1
         job = self._job_type(
             number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
@@ -390,7 +399,7 @@ class JobCluster(Generic[P, T]):
         """
         if job.ended or not job.number:
             why = "has ended" if job.ended else "was never submitted"
-            log.warning("job %r %s; it can't be cancelled", job.id, why)
+            self._thread.log.warning("job %r %s; it can't be cancelled", job.id, why)
             return -1
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
@@ -411,7 +420,8 @@ class JobCluster(Generic[P, T]):
                 yield ended
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no job is pending, and the callbacks of those that were have been called.
+        """Wait until no job is pending and the callbacks of all have returned, also of those that
+        callbacks have submitted meanwhile. Within a callback, wait for the jobs alone.
 
         Returns:
             False when `timeout` seconds have passed before.
@@ -481,16 +491,21 @@ class JobCluster(Generic[P, T]):
         found = self._thread.ask(engine.find_nodes, wanted)
         is_name = isinstance(wanted, NodeAllocate) and not wanted.is_pattern
         # Looked up here, if nobody has done so before: others wait for the engine's thread.
-        if not found and is_name and wanted.ip_addr is not None:
-            found = self._thread.ask(engine.find_nodes, wanted)
+        if not found and is_name:
+            with messages_from(self._thread.settings.loglevel):
+                is_known = wanted.ip_addr is not None
+            if is_known:
+                found = self._thread.ask(engine.find_nodes, wanted)
         if not awaited:
             found = [key for key in found if engine.was_met(key)]
         if len(found) == 1:
             return found[0]
         if found:
-            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
+            self._thread.log.warning(
+                "%r may be any of %s: name it with its port", node, ", ".join(found)
+            )
         else:
-            log.warning("%r is no node of this cluster", node)
+            self._thread.log.warning("%r is no node of this cluster", node)
         return None
 
     def _node_for_jobs(self, node: Any) -> str | None:
@@ -498,7 +513,7 @@ class JobCluster(Generic[P, T]):
         engine = self._thread.running()
         key = self._key_of(node, awaited=True)
         if key is not None and not self._thread.ask(engine.may_run, key):
-            log.warning("node %s runs no jobs of cluster %s", key, self.name)
+            self._thread.log.warning("node %s runs no jobs of cluster %s", key, self.name)
             return None
         return key
 
@@ -510,7 +525,8 @@ class JobCluster(Generic[P, T]):
         Raises:
             TypeError, ValueError: one can't be meant.
         """
-        choice = choose_nodes(nodes)
+        with messages_from(self._thread.settings.loglevel):
+            choice = choose_nodes(nodes)
         self._thread.ask(self._thread.running().discover, choice.addresses)
         return 0
 
@@ -526,9 +542,10 @@ class JobCluster(Generic[P, T]):
         if not several:
             return -1
         try:
-            choice = choose_nodes(several)
+            with messages_from(self._thread.settings.loglevel):
+                choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:
-            log.warning("allocate_node: %s", exc)
+            self._thread.log.warning("allocate_node: %s", exc)
             return -1
         self._thread.ask(engine.allocate, choice)
         return 0
@@ -622,7 +639,7 @@ class JobCluster(Generic[P, T]):
         except (ClusterClosed, ClusterFailed):
             raise
         except (DispyError, OSError) as exc:
-            log.warning("send_file: %s", exc)
+            self._thread.log.warning("send_file: %s", exc)
             return -1
         return 0
 
@@ -647,10 +664,16 @@ class JobCluster(Generic[P, T]):
     stats = print_status
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
-        """End the cluster: wait for its jobs, or with `terminate` stop them.
+        """End the cluster: wait as `wait` does, or with `terminate` stop its jobs.
+
+        Callbacks may submit until nothing is left to be waited for; from then on, or from when jobs
+        are stopped, no more are taken. When jobs are stopped, callbacks have a second more. Those
+        that have not returned then are no longer waited for, and the log says so: they go on, and
+        the others are called, as long as the program lasts, and no longer.
 
         Args:
-            timeout: seconds to wait for jobs; then False, or with `terminate` they are stopped.
+            timeout: seconds to wait for jobs and callbacks; then False, and the cluster can be used
+                as before, or with `terminate` the jobs are stopped.
             terminate: stop what has not ended (at once when there is no `timeout`).
 
         Returns:
@@ -662,6 +685,23 @@ class JobCluster(Generic[P, T]):
     def shutdown(self) -> None:
         """The same as `close`, for programs that call it."""
         self.close()
+
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import cluster_text
+
+        return cluster_text("JobCluster", self.name, self._thread.describe(), self._nodes())
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import cluster_html
+
+        return cluster_html(repr(self), self._nodes())
+
+    def _nodes(self) -> list[DispyNode]:
+        engine = self._thread.engine
+        return [] if engine is None else engine.dispy_nodes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a cluster stays in the program that made it")
 
     def __enter__(self) -> Self:
         return self

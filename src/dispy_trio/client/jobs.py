@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from attrs import define, field, fields
 
 from dispy_trio.client import forks
+from dispy_trio.client.crashes import crash_report, without_report
+from dispy_trio.client.unseen import FAILED, look_at
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
@@ -77,7 +79,7 @@ else:
     read_only = _read_only
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UserJob(Job, Generic[T]):
     """What the handles of blocking and of Trio programs have in common."""
 
@@ -102,7 +104,10 @@ class UserJob(Job, Generic[T]):
     @read_only
     def status(self) -> JobStatus:
         """Where the job is in its life; dispy's number of it."""
-        return self.state
+        state = self.state
+        if state in FAILED:
+            look_at(self)
+        return state
 
     @read_only
     def submit_time(self) -> float:
@@ -144,6 +149,8 @@ class UserJob(Job, Generic[T]):
             provisional: T | None = None if pickled is None else unpack_result(pickled)
             return provisional
         if self.state is not JobStatus.Finished:
+            if self.state in FAILED:
+                look_at(self)
             return None
         if self._value is _UNREAD:
             reply = self.reply
@@ -177,17 +184,19 @@ class UserJob(Job, Generic[T]):
 
     @read_only
     def exception(self) -> str | None:
-        """Why the job did not return: the traceback of what it raised there, or how it ended.
+        """Why the job did not return: the traceback of what it raised there, or how it ended, with
+        the calls it was in when its process crashed.
 
         None for jobs that finished, are not over, or were cancelled.
         """
-        if self.state not in (JobStatus.Terminated, JobStatus.Abandoned):
+        if self.state not in FAILED:
             return None
+        look_at(self)
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[1]
         if self.outcome in (Outcome.CANCELLED, Outcome.INTERRUPTED) or self.reply is None:
             return None
-        return self._told()
+        return self._told() + self._crash()
 
     @property
     def stdout(self) -> Any:
@@ -242,6 +251,13 @@ class UserJob(Job, Generic[T]):
             reply = b"".join(reply or ())
         return reply.decode(errors="replace")
 
+    def _crash(self) -> str:
+        """The calls it was in when its process crashed, if it did."""
+        if self.outcome != Outcome.DIED or self.output is None:
+            return ""
+        report = crash_report(self.output[1] or b"")
+        return f"\n{report}" if report else ""
+
     @read_only
     def ip_addr(self) -> str | None:
         """IP address of the node it was sent to."""
@@ -254,6 +270,7 @@ class UserJob(Job, Generic[T]):
 
     def reason(self) -> BaseException:
         """The exception that tells why the job, ended other than Finished, did so."""
+        look_at(self)
         where = f"job {self.id!r} on {self.node_key or 'no node'}"
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[0]
@@ -261,8 +278,16 @@ class UserJob(Job, Generic[T]):
             return JobAbandoned(f"{where}: {self.exception}")
         if self.outcome == Outcome.INTERRUPTED or self.state is JobStatus.Cancelled:
             return JobCancelled(f"{where}: {self._told() or 'cancelled'}")
-        tail = _last_lines(self.output[1] or b"") if self.output is not None else ""
+        written = b"" if self.output is None else self.output[1] or b""
+        tail = _last_lines(without_report(written))
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
+
+    def failure_line(self) -> str:
+        """What went wrong, in a line, of a job that has failed; unpickles nothing of the user's."""
+        if self.outcome == Outcome.RAISED:
+            name, message, *_ = unpack_result(self.reply)
+            return " ".join(f"{name}: {message}".split())
+        return self._told().partition("\n")[0]
 
     def add_waiter(self, waiter: Waiter) -> bool:
         """Have `waiter` called at the end; False, and nothing done, when it has ended already.
@@ -296,8 +321,20 @@ class UserJob(Job, Generic[T]):
     def __lt__(self, other: Job) -> bool:
         return self.number < other.number
 
+    _name: ClassVar[str] = "DispyJob"
 
-@define(eq=False, init=False)
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import job_text
+
+        return job_text(self._name, self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import job_html
+
+        return job_html(self)
+
+
+@define(eq=False, repr=False, init=False)
 class DispyJob(UserJob[T]):
     """A job of a blocking `JobCluster`; the attributes and numbers are dispy's.
 
@@ -376,12 +413,12 @@ class DispyJob(UserJob[T]):
         return self.result
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class SubmittedJob(DispyJob[T]):
     """One that was submitted to a cluster."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ProgramJob(SubmittedJob[T]):
     """A job of a computation that is a program: what it writes is bytes."""
 

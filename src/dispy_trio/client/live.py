@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -10,10 +9,9 @@ from typing import Any, TextIO
 from attrs import define, field
 
 from dispy_trio.client.jobs import UserJob
+from dispy_trio.logs import log
 
 __all__ = ["LiveOutput"]
-
-log = logging.getLogger("dispy_trio")
 
 
 @define

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 import time
@@ -15,6 +14,7 @@ from attrs import define, frozen
 from dispy_trio import config
 from dispy_trio.client.names import host_names
 from dispy_trio.core.nodes import NodeRecord, NodeState
+from dispy_trio.logs import log
 from dispy_trio.messages import NodeStatus
 from dispy_trio.models import SlotHolder
 
@@ -32,8 +32,6 @@ __all__ = [
     "to_allocation",
     "unmatched_text",
 ]
-
-log = logging.getLogger("dispy_trio")
 
 NODES_VARIABLE = "DISPY_TRIO_NODES"
 """Names the nodes of programs that name none: ``host:port``, separated by commas."""
@@ -429,7 +427,14 @@ class DispyNode:
         return [] if status is None else status.holders
 
     def __repr__(self) -> str:
-        return f"<DispyNode {self.address} ({self.name})>"
+        from dispy_trio.client.showing import node_text
+
+        return node_text(self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import node_html
+
+        return node_html(self)
 
 
 class ClusterStatus(NamedTuple):

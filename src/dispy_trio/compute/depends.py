@@ -7,7 +7,6 @@ their sources; files are put into the computation's directory.
 from __future__ import annotations
 
 import builtins
-import dis
 import functools
 import inspect
 import os
@@ -22,6 +21,7 @@ import cloudpickle
 from attrs import field, frozen
 
 from dispy_trio.child.importer import Source
+from dispy_trio.compute.blame import global_names
 from dispy_trio.compute.sources import is_installed, module_sources
 from dispy_trio.models import JobFile
 
@@ -201,7 +201,7 @@ def unimported_names(objects: Iterable[Any]) -> list[str]:
     for thing in objects:
         for function in _functions_of(thing):
             space = function.__globals__
-            for name in _global_names(function.__code__) & PRESENT:
+            for name in global_names(function.__code__) & PRESENT:
                 if name not in space and name not in vars(builtins):
                     found.add(name)
     return sorted(found)
@@ -218,16 +218,3 @@ def _functions_of(thing: Any) -> Iterator[types.FunctionType]:
         member = getattr(member, "__func__", member)
         if isinstance(member, types.FunctionType):
             yield member
-
-
-def _global_names(code: types.CodeType) -> set[str]:
-    """Names that code looks up in its globals, also in functions within."""
-    names = {
-        str(instruction.argval)
-        for instruction in dis.get_instructions(code)
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _global_names(constant)
-    return names

@@ -12,8 +12,9 @@ from __future__ import annotations
 import io
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 from attrs import define, field
@@ -107,8 +108,26 @@ def _dump(
         return file.getvalue()
 
 
+def _refuse_file(file: Any) -> Any:
+    if file is sys.stdout or file is sys.stderr:
+        return Pickler.dispatch_table[io.TextIOWrapper](file)
+    raise TypeError(
+        f"the open file {getattr(file, 'name', '?')!r} stays here: give the job its path, and the"
+        " file itself by depends= or dispy_job_depends="
+    )
+
+
+_FILES = (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)
+
+
 class _ClientPickler(Pickler):
     """Takes by value what nodes can neither import nor were sent."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(
+        # cloudpickle makes copies of them in memory.
+        dict.fromkeys(_FILES, _refuse_file),
+        Pickler.dispatch_table,
+    )
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ from dispy_trio.client.nodes import (
     allocate,
     to_allocation,
 )
+from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.compute.depends import to_job_file
 from dispy_trio.compute.descriptors import raise_limit
@@ -135,6 +136,8 @@ class Engine:
     _statuses: dict[str, trio.Event] = field(factory=dict)
     """Node to the event of its first status."""
     nodes: dict[str, DispyNode] = field(factory=dict)
+    counters: list[Counter] = field(factory=list)
+    """Of bars that are shown."""
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self, self._perform)
@@ -289,6 +292,8 @@ class Engine:
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
+        for counter in self.counters:
+            counter.ended(jobs, again)
 
     def node(self, key: str) -> DispyNode:
         """A node, as users see it."""

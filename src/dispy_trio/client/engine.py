@@ -37,6 +37,7 @@ from dispy_trio.client.nodes import (
     node_key,
     unmatched_text,
 )
+from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.client.unseen import Unseen, look_at
@@ -148,6 +149,8 @@ class Engine:
     """Node to the event of its first status."""
     nodes: dict[str, DispyNode] = field(factory=dict)
     _told_of_unmatched: bool = False
+    counters: list[Counter] = field(factory=list)
+    """Of bars that are shown."""
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self, self._perform)
@@ -314,6 +317,8 @@ class Engine:
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
+        for counter in self.counters:
+            counter.ended(jobs, again)
 
     def node(self, key: str) -> DispyNode:
         """A node, as users see it."""

@@ -49,10 +49,12 @@ class World:
         """Of the nodes of this test, for clusters made by the test itself."""
         return str(self.tmp_path / "config" / "dispy-trio" / "secret")
 
-    def start(self, *command: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str | Path, cwd: Path | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -119,6 +121,13 @@ class World:
             if self.mark.encode() in environment and state != "Z":
                 found.append(int(entry.name))
         return found
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what can only be looked at."""
+        until = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
     def wait_until_gone(self, but: tuple[int, ...] = ()) -> None:
         """Wait until no process of this test is left, but those given."""

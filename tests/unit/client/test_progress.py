@@ -62,7 +62,7 @@ def test_failures_are_counted_and_taken_back_when_a_node_returns_with_the_result
     )
     counter.ended([finished, abandoned, cancelled], again=False)
     assert (counter.done, counter.failed) == (3, 1)
-    abandoned.status = JobStatus.Finished
+    abandoned.state = JobStatus.Finished
     counter.ended([abandoned], again=True)
     assert (counter.done, counter.failed) == (3, 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -129,8 +130,9 @@ def test_a_callback_that_exits_leaves_the_others_to_be_called(
             told.append(None)
         sys.exit(3)
 
-    notifier = Notifier(tell, None, lambda key: DispyNode(key, lambda _: None))
-    with caplog.at_level(logging.CRITICAL, "dispy_trio"):
+    returned = threading.Condition()
+    notifier = Notifier(tell, None, lambda key: DispyNode(key, lambda _: None), returned)
+    with caplog.at_level(logging.CRITICAL, "dispy_trio"), returned:
         notifier.ended([finished(Calling(sys.exit, 3)), finished(1)])
-        notifier.flush()
+        assert returned.wait_for(lambda: notifier.have_returned(2), 30)
     assert told == [None, 1]

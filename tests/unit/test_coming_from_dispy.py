@@ -287,7 +287,7 @@ def test_what_is_told_to_be_there_is_and_nothing_else(section: str) -> None:
     for cells in ROWS[section]:
         if cells[0].startswith("requests:"):
             continue
-        spans = [span for span in re.findall(r"`([^`]+)`", cells[0])]
+        spans = re.findall(r"`([^`]+)`", cells[0])
         names = {re.sub(r"(?<=.)_", "-", span) if span.startswith("-") else span for span in spans}
         is_there = cells[1] in ("same", "changed", "no effect")
         for name in {re.findall(r"-{0,2}\w[\w-]*", name)[0] for name in names}:

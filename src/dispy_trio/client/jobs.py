@@ -282,13 +282,6 @@ class UserJob(Job, Generic[T]):
         tail = _last_lines(without_report(written))
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
 
-    def failure_line(self) -> str:
-        """What went wrong, in a line, of a job that has failed; unpickles nothing of the user's."""
-        if self.outcome == Outcome.RAISED:
-            name, message, *_ = unpack_result(self.reply)
-            return " ".join(f"{name}: {message}".split())
-        return self._told().partition("\n")[0]
-
     def add_waiter(self, waiter: Waiter) -> bool:
         """Have `waiter` called at the end; False, and nothing done, when it has ended already.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dispy_trio.client.tables import size_text
-from dispy_trio.client.unseen import FAILED
+from dispy_trio.client.unseen import FAILED, failure_line
 from dispy_trio.errors import ResultUnpicklable
 from dispy_trio.models import JobStatus
 
@@ -55,7 +55,7 @@ def _facts(job: UserJob[Any]) -> list[tuple[str, str]]:
     if job.state is JobStatus.Finished:
         facts.append(("result", _result_text(job)))
     elif job.state in FAILED:
-        facts.append(("error", _fit(job.failure_line())))
+        facts.append(("error", _fit(failure_line(job))))
     return facts
 
 

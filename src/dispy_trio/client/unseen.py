@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from dispy_trio.models import JobStatus
+from dispy_trio.compute.packaging import unpack_result
+from dispy_trio.models import JobStatus, Outcome
 from dispy_trio.texts import NOTE_LIMIT
 
 if TYPE_CHECKING:
     from dispy_trio.client.jobs import UserJob
 
-__all__ = ["FAILED", "Unseen", "look_at"]
+__all__ = ["FAILED", "Unseen", "failure_line", "look_at"]
 
 log = logging.getLogger("dispy_trio")
 
@@ -61,7 +62,7 @@ class Unseen:
                 continue
             line = ""
             if len(self._lines) < MOST_LINES:
-                line = f"job {job.id!r}, {job.failure_line()}"[:NOTE_LIMIT]
+                line = f"job {job.id!r}, {failure_line(job)}"[:NOTE_LIMIT]
             with _lock:
                 if job in _owners:
                     continue
@@ -98,3 +99,12 @@ def look_at(job: UserJob[Any]) -> None:
         _owners[job] = None
         if owner is not None:
             owner.forget(job.number)
+
+
+def failure_line(job: UserJob[Any]) -> str:
+    """What went wrong with a failed job, in a line; nothing of the user's is unpickled for it."""
+    if job.outcome == Outcome.RAISED:
+        name, message, *_ = unpack_result(job.reply)
+        return " ".join(f"{name}: {message}".split())
+    told = job.reply if isinstance(job.reply, bytes) else b"".join(job.reply or ())
+    return told.decode(errors="replace").partition("\n")[0]

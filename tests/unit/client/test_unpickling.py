@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -129,8 +130,10 @@ def test_a_callback_that_exits_leaves_the_others_to_be_called(
             told.append(None)
         sys.exit(3)
 
-    notifier = Notifier(tell, None, lambda key: DispyNode(key, lambda _: None))
+    drained = threading.Condition()
+    notifier = Notifier(tell, None, lambda key: DispyNode(key, lambda _: None), drained)
     with caplog.at_level(logging.CRITICAL, "dispy_trio"):
         notifier.ended([finished(Calling(sys.exit, 3)), finished(1)])
-        notifier.flush()
+        with drained:
+            assert drained.wait_for(lambda: notifier.have_returned(notifier.queued), 60)
     assert told == [None, 1]

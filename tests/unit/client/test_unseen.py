@@ -38,9 +38,9 @@ def test_they_are_counted_the_first_is_named_and_it_is_told_once(
     unseen = Unseen()
     jobs = [failed(number) for number in (9, 7, 8)]
     unseen.add(jobs)
+    first = "first: job 'job 7', ZeroDivisionError: division by zero"
     assert told(unseen, caplog) == [
-        "cluster compute: 3 of 100 jobs failed; first: job 'job 7', ZeroDivisionError: division by"
-        " zero; see job.exception"
+        f"cluster compute: 3 of 100 jobs failed; {first}; see job.exception"
     ]
     assert told(unseen, caplog) == []
 

@@ -2,12 +2,21 @@
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import nox
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
+MACHINES = "tests/acceptance/test_namespaces.py"
+EARLY_TESTS = [
+    "--numprocesses=2",
+    "tests/integration",
+    "tests/acceptance/test_errors.py",
+    "tests/acceptance/test_node_command.py",
+]
 CODE = ["src", "tests", "examples", "benchmarks", "noxfile.py"]
 
 # What ruff does not have: awaits in finally blocks, swallowed cancellation, order of nurseries.
@@ -21,7 +30,7 @@ ASYNC_RULES = [
 ]
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["lint", "types", "tests", "acceptance"]
+nox.options.sessions = ["lint", "types", "tests", "acceptance", "machines"]
 nox.options.default_venv_backend = "uv|venv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
@@ -39,6 +48,35 @@ def offer_pyenv_interpreters() -> None:
     os.environ["PATH"] = os.pathsep.join([*found, os.environ.get("PATH", os.defpath)])
 
 
+def early_python() -> str | None:
+    """A first patch release of the oldest Python, beside that on which `tests` runs.
+
+    Debian 12 has 3.11.2, and exceptions differ until 3.11.4.
+    """
+    name = f"python{PYTHONS[0]}"
+    found = [shutil.which(name, path=folder) for folder in os.environ["PATH"].split(os.pathsep)]
+    pythons = [python for python in found if python and patch_release(python) is not None]
+    early = [python for python in pythons[1:] if (patch_release(python) or 0) < 4]
+    return early[0] if early and (patch_release(pythons[0]) or 0) >= 4 else None
+
+
+def patch_release(python: str) -> int | None:
+    """None for what does not run (pyenv's shims), or can't make environments."""
+    code = "import ensurepip, sys; print(sys.version_info.micro)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def what_machines_lack() -> str | None:
+    """Why this user can't make network and process namespaces; None when that works."""
+    if shutil.which("ip") is None:
+        return "the command ip is missing (Debian: iproute2)"
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", *user, "--net", "--pid", "--fork", "--mount-proc", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr.strip() or None
+
+
 def files_with_trio() -> list[str]:
     """What Trio may run: the rules about it take their time, and find nothing elsewhere."""
     folders = [Path(name) for name in CODE]
@@ -51,6 +89,7 @@ def group(name: str) -> tuple[str, ...]:
 
 
 offer_pyenv_interpreters()
+EARLY_PYTHON = early_python()
 
 
 @nox.session
@@ -68,7 +107,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types."""
     session.install("-e", ".", *group("types"))
-    session.run("mypy", *(session.posargs or ["src", "benchmarks"]))
+    session.run("mypy", *(session.posargs or ["src", "benchmarks", "tests/types"]))
 
 
 @nox.session(python=PYTHONS)
@@ -82,13 +121,48 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *(session.posargs or ["--numprocesses=2", *folders]))
 
 
+if EARLY_PYTHON is not None:
+
+    @nox.session(python=EARLY_PYTHON)
+    def early(session: nox.Session) -> None:
+        """What raises and ends, on a first patch release of the oldest Python."""
+        session.install("-e", ".", *group("test"))
+        session.run("python", "-m", "pytest", *(session.posargs or EARLY_TESTS))
+
+    nox.options.sessions.append("early")
+
+
+def install_as_users_do(session: nox.Session) -> None:
+    """A wheel of what is here now, also without a network (``nox -R``)."""
+    needed = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]
+    session.install(*needed, *group("test"))
+    # By force, as the version stays while the code changes.
+    here = ["--no-index", "--no-build-isolation", "--no-deps", "--force-reinstall", "."]
+    session.run("python", "-m", "pip", "install", "--quiet", *here)
+
+
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """Real processes on real sockets, run from the wheel that users would install."""
-    session.install(*PYPROJECT["project"]["dependencies"], *group("test"))
-    # By force, as the version stays while the code changes.
-    session.install("--no-deps", "--force-reinstall", ".")
-    session.run("python", "-m", "pytest", *(session.posargs or ["tests/acceptance"]))
+    install_as_users_do(session)
+    tests = ["tests/acceptance", f"--ignore={MACHINES}"]
+    session.run("python", "-m", "pytest", *(session.posargs or tests))
+
+
+@nox.session
+def machines(session: nox.Session) -> None:
+    """Two machines on one, as namespaces: by root, or where users may make their own."""
+    lacking = what_machines_lack()
+    if lacking is not None:
+        session.skip(f"{lacking}: run `nox -s machines` as root")
+    install_as_users_do(session)
+    session.run("python", "-m", "pytest", *(session.posargs or [MACHINES]))
+
+
+@nox.session(venv_backend="none")
+def newcomer(session: nox.Session) -> None:
+    """The README from top to bottom, by a new user of a bare Debian; as root, with a network."""
+    session.run("python3", "-m", "tests.newcomer", *session.posargs)
 
 
 @nox.session

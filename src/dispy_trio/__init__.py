@@ -6,13 +6,23 @@ Programs written for dispy 4.15 run after ``import dispy_trio as dispy``. Trio p
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+if sys.platform != "linux" or sys.implementation.name != "cpython":
+    # In a line: what is missing would be told deep in some module, and piece by piece.
+    raise ImportError(
+        f"dispy_trio runs on Linux with CPython, not on {sys.platform} with"
+        f" {sys.implementation.name}; what to do instead: 'Platforms' in docs/coming-from-dispy.md"
+    )
+
 if TYPE_CHECKING:
     from dispy_trio import config as config
+    from dispy_trio import httpd as httpd
     from dispy_trio import job as job
+    from dispy_trio.child.alias import install_as_dispy as install_as_dispy
     from dispy_trio.client.blocking import JobCluster as JobCluster
     from dispy_trio.client.cluster import Cluster as Cluster
     from dispy_trio.client.cluster import open_cluster as open_cluster
@@ -43,6 +53,7 @@ _HOMES = {
     "JobCluster": "client.blocking",
     "Cluster": "client.cluster",
     "open_cluster": "client.cluster",
+    "install_as_dispy": "child.alias",
     "DispyJob": "client.jobs",
     "JobHandle": "client.handles",
     "JobStatus": "models",
@@ -71,7 +82,9 @@ _HOMES = {
     ),
 }
 
-_MODULES = frozenset({"config", "job"})
+_MODULES = frozenset({"config", "httpd", "job"})
+_LATER = frozenset({"SharedJobCluster", "recover_jobs"})
+"""Names of dispy that only tell what serves meanwhile."""
 
 __all__ = [*sorted([*_HOMES, *_MODULES]), "__version__"]  # noqa: PLE0604 - every key is a str
 
@@ -82,7 +95,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         # Importing a module of this package sets the attribute, too.
         return importlib.import_module(f"{__name__}.{name}")
-    home = _HOMES.get(name)
+    home = "client.later" if name in _LATER else _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)

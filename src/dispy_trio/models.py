@@ -176,19 +176,19 @@ class Job:
     number: int
     payload: Any
     """The pickled arguments, or `compute.packaging.Parts` for large ones; None once ended."""
-    status: JobStatus = JobStatus.Created
+    state: JobStatus = JobStatus.Created
     attempt: int = 0
     outcome: int = -1
     reply: Any = None
     """The payload of the result, still pickled; buffers when it came in parts."""
-    start_time: float | None = None
-    end_time: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
     computation: int = 1
     size: int = 0
     """Bytes of a large payload that is not ``bytes``."""
-    node: str | None = None
+    node_key: str | None = None
     """The roster's key of the node it was sent to last."""
     cancelling: bool = False
-    output: tuple[bytes | memoryview, bytes | memoryview] | None = None
-    """What it wrote to stdout and stderr."""
+    output: tuple[bytes | memoryview | None, bytes | memoryview | None] | None = None
+    """What it wrote to stdout and stderr; None for what the user has dropped."""
     extras: JobExtras | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,10 +49,12 @@ class World:
         """Of the nodes of this test, for clusters made by the test itself."""
         return str(self.tmp_path / "config" / "dispy-trio" / "secret")
 
-    def start(self, *command: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str | Path, cwd: Path | None = None, stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -119,6 +122,13 @@ class World:
                 found.append(int(entry.name))
         return found
 
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what can only be looked at."""
+        until = time.monotonic() + LIMIT
+        while not condition():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
     def wait_until_gone(self, but: tuple[int, ...] = ()) -> None:
         """Wait until no process of this test is left, but those given."""
         until = time.monotonic() + LIMIT
@@ -178,6 +188,19 @@ def two_nodes(world: World) -> list[str]:
     """Addresses of two nodes with different IP addresses, of two slots each."""
     hosts = ("127.0.0.2", "127.0.0.3")
     return [world.start_node(host, "--cpus", "2").address for host in hosts]
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Finds ports that nobody has now, on any address of loopback."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
 
 
 @pytest.fixture

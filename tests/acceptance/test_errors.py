@@ -44,10 +44,9 @@ try:
 except dispy.ConnectError as exc:
     print(exc)
 print(time.monotonic() - began < 3)
+print("---", file=sys.stderr, flush=True)
 cluster = dispy.JobCluster(abs, nodes=["127.0.0.1:{port}"])
 job = cluster.submit(-1)
-job.wait(3.5)
-print("waiting", flush=True)
 node = subprocess.Popen([sys.executable, "-m", "dispy_trio", "node", "--port", "{port}"])
 print(job())
 cluster.close()
@@ -63,6 +62,7 @@ node.wait()
     assert "refused" in lines[0]
     assert lines[1] == "True"
     assert lines[-1] == "1"
+    _, _, err = err.partition("---")
     told = [line for line in err.splitlines() if "is not usable" in line]
     assert len(told) == 1
     assert "refused" in told[0]
@@ -75,12 +75,20 @@ def test_another_secret_is_refused_with_a_word_on_both_sides(world: World) -> No
     script = f"""
 import dispy_trio as dispy
 try:
-    dispy.JobCluster(abs, nodes=["{node.address}"], connect_timeout=2)
+    dispy.JobCluster(abs, nodes=["{node.address}"], connect_timeout=60)
 except dispy.ConnectError as exc:
     print(exc)
+with dispy.JobCluster(abs, nodes=["{node.address}"]) as cluster:
+    early = cluster.submit(-1)
+    early.wait()
+    late = cluster.submit(-1)
+    late.wait()
+    print(early.status.name, early.exception)
+    print(late.status.name, late.exception)
 """
-    out = world.run(script)
-    assert "does not accept our secret" in out
+    told, *ended = world.run(script).splitlines()
+    assert f"{node.address} does not accept our secret" in told
+    assert ended == [f"Terminated {told}"] * 2
     node.process.terminate()
     _, err = node.process.communicate(timeout=LIMIT)
     assert "does not know our secret" in err

@@ -236,13 +236,6 @@ def test_large_arguments_and_results_pass_in_memory_on_one_machine(world: World)
     assert world.run(LARGE, world.start_node().address) == "ok\n"
 
 
-def test_large_arguments_and_results_travel_to_a_machine_apart(world: World) -> None:
-    # A process namespace of its own: its memory can't be reached from here.
-    apart = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    node = world.start_node("127.0.0.2", prefix=apart)
-    assert world.run(LARGE, node.address) == "ok\n"
-
-
 def test_clusters_in_threads_are_independent(world: World) -> None:
     script = (
         PRELUDE

@@ -1,58 +1,24 @@
-"""Two machines, as network namespaces joined by a cable. Needs root and the command ``ip``."""
+"""Two machines, as network namespaces joined by a cable, and processes that see no others."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from .conftest import LIMIT, World
+from .machines import Machine, open_pair, processes_apart
+from .test_jobs import LARGE
 
 HERE, THERE = "10.77.0.1", "10.77.0.2"
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, timeout=LIMIT)
-
-
 @pytest.fixture
-def machines() -> Iterator[tuple[str, str]]:
-    """Names of two namespaces whose interfaces see each other and nothing else."""
-    mark = uuid.uuid4().hex[:6]
-    names = (f"here-{mark}", f"there-{mark}")
-    for name in names:
-        ip("netns", "add", name)
-    try:
-        ends = (f"h{mark}", f"t{mark}")
-        ip(
-            "link",
-            "add",
-            ends[0],
-            "netns",
-            names[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            ends[1],
-            "netns",
-            names[1],
-        )
-        for name, end, address in zip(names, ends, (HERE, THERE), strict=True):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
-            ip("-n", name, "link", "set", end, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield names
-    finally:
-        for name in names:
-            ip("netns", "del", name)
-
-
-def on(machine: str) -> tuple[str, ...]:
-    return ("ip", "netns", "exec", machine)
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    with open_pair(HERE, THERE) as pair:
+        yield pair
 
 
 PROGRAM = """
@@ -70,12 +36,12 @@ print("ok")
 """
 
 
-def test_a_second_machine_is_used_over_tls(world: World, machines: tuple[str, str]) -> None:
+def test_a_second_machine_is_used_over_tls(world: World, machines: tuple[Machine, Machine]) -> None:
     here, there = machines
-    node = world.start_node("0.0.0.0", prefix=on(there))
+    node = world.start_node("0.0.0.0", prefix=there.on)
     port = node.address.rpartition(":")[2]
     program = world.start(
-        *on(here), sys.executable, world.write("program.py", PROGRAM), f"{THERE}:{port}"
+        *here.on, sys.executable, world.write("program.py", PROGRAM), f"{THERE}:{port}"
     )
     out, err = program.communicate(timeout=LIMIT)
     assert (out, err) == ("ok\n", "")
@@ -85,12 +51,12 @@ def test_a_second_machine_is_used_over_tls(world: World, machines: tuple[str, st
 
 
 def test_a_client_without_the_secret_is_refused_over_tls(
-    world: World, machines: tuple[str, str]
+    world: World, machines: tuple[Machine, Machine]
 ) -> None:
     here, there = machines
     secret = world.write("other-secret", "another secret of some length\n")
     secret.chmod(0o600)
-    node = world.start_node("0.0.0.0", "--secret-file", str(secret), prefix=on(there))
+    node = world.start_node("0.0.0.0", "--secret-file", str(secret), prefix=there.on)
     port = node.address.rpartition(":")[2]
     script = f"""
 import dispy_trio as dispy
@@ -99,17 +65,17 @@ try:
 except dispy.ConnectError as exc:
     print(exc)
 """
-    program = world.start(*on(here), sys.executable, world.write("program.py", script))
+    program = world.start(*here.on, sys.executable, world.write("program.py", script))
     out, err = program.communicate(timeout=LIMIT)
     assert program.returncode == 0, err
     assert "does not accept our secret" in out
 
 
 def test_a_cable_that_is_pulled_and_put_back_loses_no_job(
-    world: World, machines: tuple[str, str]
+    world: World, machines: tuple[Machine, Machine]
 ) -> None:
     here, there = machines
-    node = world.start_node("0.0.0.0", "--cpus", "2", prefix=on(there))
+    node = world.start_node("0.0.0.0", "--cpus", "2", prefix=there.on)
     port = node.address.rpartition(":")[2]
     script = f"""
 import time
@@ -126,12 +92,16 @@ with dispy.JobCluster(work, nodes=["{THERE}:{port}"]) as cluster:
     assert [job() for job in jobs] == list(range(100))
 print("ok")
 """
-    program = world.start(*on(here), sys.executable, world.write("program.py", script))
+    program = world.start(*here.on, sys.executable, world.write("program.py", script))
     assert world.read_line(program) == "running\n"
-    interface = f"h{here.removeprefix('here-')}"
-    ip("-n", here, "link", "set", interface, "down")
+    here.ip("link", "set", "eth", "down")
     with pytest.raises(subprocess.TimeoutExpired):
         program.wait(1.5)
-    ip("-n", here, "link", "set", interface, "up")
+    here.ip("link", "set", "eth", "up")
     out, err = program.communicate(timeout=LIMIT)
     assert out == "ok\n", err
+
+
+def test_large_arguments_and_results_travel_to_a_machine_apart(world: World) -> None:
+    node = world.start_node("127.0.0.2", prefix=processes_apart())
+    assert world.run(LARGE, node.address) == "ok\n"

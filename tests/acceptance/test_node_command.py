@@ -154,6 +154,17 @@ def test_a_second_node_on_a_port_is_refused_with_the_process_of_the_first(world:
     assert first.poll() is None
 
 
+def test_a_port_that_something_else_has_is_told_in_one_line(world: World) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, err = finish(start_on(world, port))
+    assert status == 2
+    (line,) = err.splitlines()
+    assert f"port {port} is taken" in line
+
+
 def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> None:
     port = free_port()
     first = start_on(world, port)
@@ -167,6 +178,20 @@ def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> No
     assert (
         world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
     ).read_text() == f"{second.pid} dispy-trio node\n"
+
+
+def test_clean_finds_a_node_whose_port_the_system_chose(world: World) -> None:
+    first = world.start_node("127.0.0.1", "--dest-path-prefix", "prefix")
+    port = int(first.address.rpartition(":")[2])
+    lock = world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
+    assert lock.read_text() == f"{first.process.pid} dispy-trio node\n"
+    status, err = finish(start_on(world, port))
+    assert status == 2
+    assert f"port {port} has a node already, process {first.process.pid}; --clean ends it" in err
+    second = start_on(world, port, "--clean")
+    assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
+    assert finish(first.process)[0] == 0
+    assert lock.read_text() == f"{second.pid} dispy-trio node\n"
 
 
 def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:

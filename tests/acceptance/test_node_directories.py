@@ -61,9 +61,9 @@ cluster.wait()
     client.kill()
     killed.process.wait()
     client.wait()
-    assert len(os.listdir(prefix)) == 2
-    world.start_node("127.0.0.3", "--dest-path-prefix", "prefix")
-    wait_until_only(prefix, "clients")
+    assert len(os.listdir(prefix)) == 3  # Fresh ones, lasting ones, and the lock of its port.
+    port = world.start_node("127.0.0.3", "--dest-path-prefix", "prefix").address.rpartition(":")[2]
+    wait_until_only(prefix, "clients", f"node-127.0.0.3-{port}.lock")
     assert [path.name for path in (prefix / "clients").rglob("*") if path.is_file()] == [
         ".dispy-trio-node"
     ]

@@ -138,8 +138,11 @@ def test_a_shared_certificate_lets_in_who_has_it(world: World) -> None:
     with open_cluster(world, where, node.address, **options) as cluster:
         assert cluster.submit()() == "127.0.0.2"
     cert, key = make_certificate(world.tmp_path, "theirs")
-    options = {"secret_file": None, "certfile": cert, "keyfile": key, "connect_timeout": 2}
-    with pytest.raises(dispy.ConnectError, match="TLS failed"):
+    options = {"secret_file": None, "certfile": cert, "keyfile": key, "connect_timeout": 60}
+    with pytest.raises(dispy.ConnectError, match="has another certificate than ours"):
+        open_cluster(world, where, node.address, **options)
+    options["keyfile"] = str(world.tmp_path / "gone.key")
+    with pytest.raises(dispy.DispyError, match=r"can.t use the certificate .*gone.key: No such"):
         open_cluster(world, where, node.address, **options)
     with pytest.raises(dispy.ConnectError):
         open_cluster(world, where, node.address, secret_file=None, secret="x", connect_timeout=2)

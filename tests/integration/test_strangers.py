@@ -21,6 +21,7 @@ from attrs import define, field
 from dispy_trio import seams
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import ConnectionLost, DispyError
+from dispy_trio.messages import Goodbye
 from dispy_trio.protocol.auth import (
     NONCE_SIZE,
     PROOF_SIZE,
@@ -29,6 +30,8 @@ from dispy_trio.protocol.auth import (
     Kind,
     Role,
 )
+from dispy_trio.protocol.codec import encode
+from dispy_trio.protocol.framing import encode_chunk_header
 from dispy_trio.runtime import net
 from dispy_trio.runtime.net import TcpNet, TcpStream
 from dispy_trio.runtime.peer import dial_connection
@@ -332,6 +335,52 @@ async def test_a_connection_that_can_not_be_set_up_is_closed_and_the_next_one_ta
         assert await stream.receive_into(memoryview(bytearray(1))) == 1
         for closable in (first, second, stream, listener):
             await closable.aclose()
+
+
+@pytest.mark.parametrize("ending", ["goodbye", "control first", "bulk first"])
+async def test_a_client_that_is_lost_as_it_sends_leaves_no_memory(
+    ending: str, no_collector: None, tmp_path: Path
+) -> None:
+    """What comes goes into memory files: each would keep its memory, and a descriptor or two."""
+    network = TcpNet()
+    before = memory_files()
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            port = await start(nursery, network, tmp_path)
+            secret = choose_secret(text=SECRET).value
+            for _ in range(5):
+                control, bulk = [
+                    (await dial_connection(network, "127.0.0.1", port, secret, hello))[0]
+                    for hello in (make_hello(), attrs.evolve(make_hello(), kind=Kind.BULK))
+                ]
+                await bulk.send_all(encode_chunk_header(1, 4, 0, 4) + b"blob")
+                await bulk.send_all(encode_chunk_header(2, 4000, 0, 4) + b"part")
+                await has_memory_files(before + 2)
+                if ending == "goodbye":
+                    await control.send_all(encode(Goodbye("enough")))
+                    while await control.receive_into(memoryview(bytearray(1000))):
+                        pass
+                streams = (bulk, control) if ending == "bulk first" else (control, bulk)
+                for stream in streams:
+                    await stream.aclose()
+                await has_memory_files(before)
+            nursery.cancel_scope.cancel()
+
+
+async def has_memory_files(count: int) -> None:
+    while memory_files() != count:  # noqa: ASYNC110 - nobody tells
+        await trio.sleep(0.01)
+
+
+def memory_files() -> int:
+    """Those of the node that are open, in this very process, also where nobody knows them any more."""
+    found = 0
+    for entry in os.scandir("/proc/self/fd"):
+        try:
+            found += os.readlink(entry.path).startswith("/memfd:dispy-trio")
+        except OSError:
+            pass  # The directory's own descriptor.
+    return found
 
 
 # --- one connection's barrier ----------------------------------------------------------------

@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.client.engine import Doors, Engine, open_engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -217,8 +217,8 @@ class History(Listener):
         simulation = self._simulation
         for job in jobs:
             assert again == (job.number in simulation.ends)
-            simulation.history.append((trio.current_time(), job.status.name, job.number))
-            simulation.ends.setdefault(job.number, []).append(job.status.name)
+            simulation.history.append((trio.current_time(), job.state.name, job.number))
+            simulation.ends.setdefault(job.number, []).append(job.state.name)
 
 
 @define(eq=False)
@@ -237,7 +237,7 @@ class Simulation:
     rng: random.Random = field(init=False)
     history: list[tuple[float, str, Any]] = field(factory=list)
     ends: dict[int, list[str]] = field(factory=dict)
-    jobs: list[DispyJob[int]] = field(factory=list)
+    jobs: list[SubmittedJob[int]] = field(factory=list)
     scopes: dict[str, trio.CancelScope] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -271,12 +271,14 @@ class Simulation:
         settings = evolve(self.settings, host=name, port=PORT, name=name)
         with trio.CancelScope() as scope:
             self.scopes[name] = scope
+            lost: BaseException | None = None
             try:
                 await run_node(settings, outside, task_status=task_status)
-            except* ConnectionLost:
-                # What a dead machine's program would have seen of its own sockets.
-                if not scope.cancel_called:
-                    raise
+            except* ConnectionLost as group:
+                lost = group
+            # Else it is what a dead machine's program would have seen of its own sockets.
+            if lost is not None and not scope.cancel_called:
+                raise lost
 
     def crash(self, name: str) -> None:
         """The machine loses power."""
@@ -286,7 +288,7 @@ class Simulation:
 
     def submit(self, engine: Engine, count: int) -> None:
         for number in range(len(self.jobs) + 1, len(self.jobs) + 1 + count):
-            job: DispyJob[int] = DispyJob(number, pickle.dumps(((number,), {})), id=number)
+            job: SubmittedJob[int] = SubmittedJob(number, pickle.dumps(((number,), {})), id=number)
             self.jobs.append(job)
             engine.queue.append(job)
         engine.wake()

@@ -68,6 +68,19 @@ def test_what_was_shortened_meanwhile_keeps_its_length(file: int, tmp_path: Path
     os.close(segment)
 
 
+@pytest.mark.parametrize("length", [1 << 30, 1 << 40])
+def test_what_was_only_made_long_takes_no_room(file: int, tmp_path: Path, length: int) -> None:
+    os.ftruncate(file, length)
+    os.write(file, b"the end")
+    segment, sizes = write_parts([b""], (cut(file, 10, length + 7, 0), b"behind"), str(tmp_path))
+    assert sizes == [0, length - 3, 6]
+    assert os.pread(segment, 299_990, 0) == os.pread(file, 299_990, 10)
+    assert os.pread(segment, 7, length - 10) == b"the end"
+    assert os.pread(segment, 6, length - 3 + (-(length - 3) % 64)) == b"behind"
+    assert os.fstat(segment).st_blocks * 512 < 1 << 21
+    os.close(segment)
+
+
 @pytest.mark.parametrize("directory", ["/nowhere/at/all", "/proc"])
 def test_where_no_file_can_be_made_it_is_in_memory(directory: str) -> None:
     file = new_file(directory, "test", os.O_APPEND)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 from typing import Any
 
-import cloudpickle
-
 from dispy_trio.child import calls, context
+from dispy_trio.child.pickling import dump_best
 
 __all__ = ["send_file", "send_result"]
 
@@ -22,11 +20,7 @@ def send_result(result: Any, timeout: float | None) -> None:
         Exception: the result can't be pickled.
     """
     seconds = _seconds(timeout)
-    try:
-        data = pickle.dumps(result, 5)
-    except Exception:
-        # By value then, as for classes that only this computation has.
-        data = cloudpickle.dumps(result, 5)
+    data = dump_best(result)
     calls.call("provisional_result", {"timeout": seconds}, data)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -136,20 +138,27 @@ def _write(segment: int, views: Sequence[memoryview | bytes], offset: int) -> in
 def _copy(written: Written, segment: int, offset: int) -> int:
     """Copy them to a file, from `offset` on; where they end.
 
-    A file that somebody shortens meanwhile is filled up with zeros: lengths were told before.
+    A file that somebody shortens meanwhile is filled up with zeros: lengths were told before. What
+    was never written, in a file that was made longer than the disk is, takes no room in the copy.
     """
     for piece in (written,) if isinstance(written, bytes) else written:
         if not isinstance(piece, Stretch):
             offset = _write(segment, [piece], offset)
             continue
-        os.lseek(segment, offset, os.SEEK_SET)
-        done = 0
-        while done < piece.size:
-            count = os.sendfile(
-                segment, piece.descriptor, piece.offset + done, min(piece.size - done, _AT_ONCE)
-            )
-            if not count:
-                break
-            done += count
+        begin, end = piece.offset, piece.offset + piece.size
+        while (begin := _next(os.SEEK_DATA, piece.descriptor, begin)) < end:
+            hole = min(end, begin + _AT_ONCE, _next(os.SEEK_HOLE, piece.descriptor, begin))
+            os.lseek(segment, offset + begin - piece.offset, os.SEEK_SET)
+            begin += os.sendfile(segment, piece.descriptor, begin, hole - begin)
         offset += piece.size
     return offset
+
+
+def _next(what: int, descriptor: int, offset: int) -> int:
+    """Where there is data or a hole, from there on; beyond all files when there is none."""
+    try:
+        return os.lseek(descriptor, offset, what)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        return sys.maxsize

@@ -37,12 +37,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import time
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
-import cloudpickle
-
-from dispy_trio.child import calls, context, forks, parts
+from dispy_trio.child import calls, context, forks, parts, pickling
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import die_with_parent
 from dispy_trio.child.jobs import (
@@ -527,8 +525,8 @@ def _dump(value: Any) -> tuple[bytes, list[memoryview]]:
     try:
         return parts.dump(value, pickle.dumps)
     except Exception:
-        # Not by reference then: by value, as for classes that only this computation has.
-        return parts.dump(value, cloudpickle.dumps)
+        # By value then, as for what only this computation has.
+        return parts.dump(value, pickling.dumps)
 
 
 # --- ends other than a result ------------------------------------------------------------------
@@ -549,6 +547,8 @@ def _refusal(exc: BaseException) -> bytes:
 
 def _unpicklable(value: Any, exc: BaseException) -> bytes:
     text = f"result of type {type(value).__qualname__} cannot be pickled: {_show(exc, repr)}"
+    if isinstance(value, GeneratorType):
+        text += "; return list(…) of it"
     return text.encode(errors="backslashreplace")
 
 
@@ -559,13 +559,14 @@ def _account(exc: BaseException) -> tuple[int, bytes]:
     ):
         # The first frames are ours.
         exc.__traceback__ = exc.__traceback__.tb_next
+    context.explain(exc)
     text = _show(exc, lambda exc: "".join(traceback.format_exception(exc)))
     if isinstance(exc, SystemExit):
         told = f"the job called sys.exit({exc.code!r})\n{text}"
         return EXITED, told.encode(errors="backslashreplace")
     pickled: bytes | None = None
     exc = exc.with_traceback(None)
-    for dumps in (pickle.dumps, cloudpickle.dumps):
+    for dumps in (pickle.dumps, pickling.dumps):
         # An exception that can't be pickled is told by its text alone.
         with contextlib.suppress(BaseException):
             pickled = dumps(exc, 5)

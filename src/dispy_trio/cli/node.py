@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dispy_trio.cli.node_config import (
     settings_of,
     write_config,
 )
-from dispy_trio.cli.node_lock import claim_port, clean_prefix
+from dispy_trio.cli.node_lock import claim_given_port, claim_port, clean_prefix
 from dispy_trio.cli.records import to_json
 from dispy_trio.cli.saying import remark, say
 from dispy_trio.config import NodeSettings
@@ -69,12 +70,16 @@ def run(options: NodeOptions, voice: Voice) -> int:
         log.warning("%s", line)
     if options.secret:
         log.warning("--secret can be seen by all who list processes; prefer --secret-file")
-    prefix = settings.dest_path_prefix or default_prefix()
+    prefix = _prefix_of(settings)
     settings = attrs.evolve(settings, dest_path_prefix=prefix)
     with claim_port(prefix, settings.host, options.port, end_other=options.clean) as lock:
         if options.clean or options.serve == 0:
             clean_prefix(prefix, lock)
         return _serve(settings, options, hours, voice) if options.serve != 0 else 0
+
+
+def _prefix_of(settings: NodeSettings) -> Path:
+    return settings.dest_path_prefix or default_prefix()
 
 
 def _serve(
@@ -84,11 +89,12 @@ def _serve(
     number: int | None = None
     try:
         number = trio.run(_attend, settings, outside, options, hours, voice)
+    # No `except*`: what is raised there is a group itself on Python before 3.11.4.
     except BaseExceptionGroup as group:
-        failures, others = group.split(DispyError)
-        if failures is None or others is not None:
+        told, others = group.split(DispyError)
+        if told is None or others is not None:
             raise
-        raise _innermost(failures) from group
+        raise _innermost(told) from group
     finally:
         if options.port_file is not None:
             options.port_file.unlink(missing_ok=True)
@@ -105,10 +111,13 @@ async def _attend(
     """Run the node; what may be done to it ends with it. Returns the signal that ended it."""
     # What is ignored stays so: nohup, and a shell for what it starts in the background, count on it.
     handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    with trio.open_signal_receiver(*handled) as signals:
+    with ExitStack() as claims, trio.open_signal_receiver(*handled) as signals:
         async with trio.open_nursery() as attendants:
             async with trio.open_nursery() as nursery:
                 control: NodeControl = await nursery.start(run_node, settings, outside)
+                if not options.port:
+                    claim = claim_given_port(_prefix_of(settings), settings.host, control.port)
+                    claims.enter_context(claim)
                 ending = Ending(control, voice)
                 attendants.start_soon(_obey, ending, signals)
                 if hours is not None:

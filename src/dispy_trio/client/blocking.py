@@ -9,7 +9,6 @@ The thread, and what it shares with the cluster, is in `client.thread`.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -17,16 +16,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from dispy_trio import config
 from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
+from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
+from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
     ClusterStatus,
+    DispyNode,
+    NodeAllocate,
     choose_nodes,
+    to_allocation,
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
@@ -41,6 +44,7 @@ from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
+from dispy_trio.logs import check_level, logger, messages_from
 from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
@@ -51,8 +55,6 @@ __all__ = ["JobCluster"]
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
-
-log = logging.getLogger("dispy_trio")
 
 _now = time.time
 
@@ -68,6 +70,7 @@ class JobCluster(Generic[P, T]):
     ...     print([job() for job in jobs])
     """
 
+    @with_suggestions("JobCluster")
     def __init__(
         self,
         computation: Callable[P, T] | str,
@@ -82,7 +85,7 @@ class JobCluster(Generic[P, T]):
         ext_ip_addr: str | Sequence[str] | None = None,
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
-        loglevel: int = logging.INFO,
+        loglevel: int = logger.INFO,
         callback: JobCallback | None = None,
         setup: Callable[..., Any] | None = None,
         cleanup: bool | Callable[..., Any] = True,
@@ -123,7 +126,9 @@ class JobCluster(Generic[P, T]):
                 `recover_file`.
             dispy_port: sets `config.DispyPort`, from which the port of nodes counts.
             dest_path: directory on the nodes that lasts from one cluster to the next.
-            loglevel: of the library's logger.
+            loglevel: DEBUG, INFO, WARNING, ERROR or CRITICAL of `logger`: from where on messages of this
+                cluster are logged. Where the program has configured logging, INFO stands for the
+                level configured there. Where it has not, messages are shown on stderr.
             callback: old name of `job_status`.
             setup: called once on each node before its first job, with the node's ``setup_args``; it
                 has to return 0, 1 or 2. What it makes global is shared by the node's jobs.
@@ -138,7 +143,8 @@ class JobCluster(Generic[P, T]):
             cpus: slots of the embedded node; 0 for all processors, negative leaves that many free.
             name: of the computation, for people; its function's name when None.
             secret_file: the secret shared with the nodes; the user's own when None.
-            connect_timeout: seconds to wait here for a first usable node; None does not wait.
+            connect_timeout: seconds to wait here for a first usable node; None does not wait. While
+                jobs wait, the log says what for: when it comes up, and each minute.
             setup_timeout: seconds that setup may take on a node; None for no limit.
             live_output: show what jobs print while they run.
             max_output: bytes to keep of each job's stdout and stderr, or a text such as ``"10M"``;
@@ -150,14 +156,19 @@ class JobCluster(Generic[P, T]):
 
         Raises:
             PickleArgumentError: the computation or something it depends on can't be pickled.
-            ConnectError: no node was usable within `connect_timeout`.
+            ConnectError: no node was usable within `connect_timeout`, or all refuse for good: they
+                have another secret, certificate, Python or protocol. Without a `connect_timeout`
+                jobs end with that reason.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
         _set_port(dispy_port)
-        choice = choose_nodes(nodes)
+        loglevel = check_level("loglevel", loglevel)
+        logger.setLevel(loglevel)
+        with messages_from(loglevel):
+            choice = choose_nodes(nodes)
         # Started first: its interpreter starts up while ours imports what it needs.
         embedded = None
         if choice.embedded:
@@ -187,8 +198,6 @@ class JobCluster(Generic[P, T]):
             job_status = job_status or callback
             s.check_callback("job_status", job_status, "job")
             s.check_callback("cluster_status", cluster_status, "status, node, job")
-            if loglevel != logging.INFO:
-                log.setLevel(loglevel)
             settings = s.ClusterSettings(
                 choice,
                 cpus,
@@ -200,6 +209,7 @@ class JobCluster(Generic[P, T]):
                 PULSE_INTERVAL if pulse_interval is None else pulse_interval,
                 connect_timeout,
                 options_of_all(isolation),
+                loglevel,
             )
             work = s.pack_work(
                 computation,
@@ -223,7 +233,9 @@ class JobCluster(Generic[P, T]):
         if job_status is not None or cluster_status is not None:
             from dispy_trio.client.callbacks import Notifier
 
-            thread.notifier = Notifier(job_status, cluster_status, thread.find_dispy_node)
+            thread.notifier = Notifier(
+                job_status, cluster_status, thread.find_dispy_node, thread.drained, thread.log
+            )
         if live_output:
             from dispy_trio.client.live import LiveOutput
 
@@ -236,11 +248,20 @@ class JobCluster(Generic[P, T]):
     def _attach(self, thread: ClusterThread) -> None:
         self.name = thread.name
         self._thread = thread
-        self._job_type: type[DispyJob[Any]] = ProgramJob if thread.work.is_program else DispyJob
+        is_program = thread.work.is_program
+        self._job_type: type[SubmittedJob[Any]] = ProgramJob if is_program else SubmittedJob
         self._start_time = time.time()
 
     # --- jobs ----------------------------------------------------------------------------------
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    # Type checkers know each way to submit twice: no signature made of the computation's can have a
+    # keyword of ours.
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """Queue a job and return at once.
 
         The keyword ``dispy_job_depends`` is a list of what this one job needs beside its arguments,
@@ -254,14 +275,28 @@ class JobCluster(Generic[P, T]):
             raise self._thread.why_closed()
         if self._thread.work.is_program or (kwargs and JOB_DEPENDS in kwargs):
             return self._submit_with(args, kwargs, None)
-        return self._submit(pack_arguments(args, kwargs))
+        return self._submit(pack_arguments(args, kwargs, self._thread.work.carried))
 
-    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    @overload
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit_job_id(
+        self, job_id: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """As `submit`, with an id that the job has from its beginning."""
         return self._submit_with(args, kwargs, None, job_id=job_id)
 
-    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
-        """As `submit`, for one node: None when that is none of this cluster that is ready.
+    @overload
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None: ...
+    @overload
+    def submit_node(
+        self, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_node(self, node: Any, *args: Any, **kwargs: Any) -> DispyJob[T] | None:
+        """As `submit`, for one node: None when that is none of this cluster, or is not used by it.
+
+        Of a node that the cluster was told of and that is not there yet, the job waits for it.
 
         Args:
             node: a `DispyNode`, a name or an address.
@@ -270,11 +305,19 @@ class JobCluster(Generic[P, T]):
         """
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
+    @overload
     def submit_job_id_node(
         self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
+    ) -> DispyJob[T] | None: ...
+    @overload
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, **kwargs: Any
     ) -> DispyJob[T] | None:
         """As `submit_node`, with an id that the job has from its beginning."""
-        key = self._ready_node(node)
+        key = self._node_for_jobs(node)
         if key is None:
             return None
         return self._submit_with(
@@ -309,8 +352,9 @@ class JobCluster(Generic[P, T]):
             if kwargs:
                 raise TypeError(f"the program {self.name!r} takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
+        carried = self._thread.work.carried
         if not depends:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
         from dispy_trio.compute.depends import sort_depends
         from dispy_trio.compute.packaging import pack_code
 
@@ -318,20 +362,23 @@ class JobCluster(Generic[P, T]):
         extras = extras or JobExtras(self._thread.settings.options)
         extras.files = needs.all_files
         if not needs.code:
-            return self._submit(pack_arguments(args, kwargs), extras, job_id)
-        return self._submit(pack_code(needs, args, kwargs), extras, job_id)
+            return self._submit(pack_arguments(args, kwargs, carried), extras, job_id)
+        return self._submit(pack_code(needs, args, kwargs, carried), extras, job_id)
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
-    ) -> DispyJob[Any]:
+    ) -> SubmittedJob[Any]:
         thread = self._thread
         engine = thread.engine
         assert engine is not None
         with thread.submitting:
-            # Many threads may submit: no two jobs may have one number.
+            # Many threads may submit, and one may close: no two jobs may have one number, and none
+            # may come when nobody waits for it any more.
+            if thread.refuses:
+                raise thread.why_closed()
             thread.number = number = thread.number + 1
         job = self._job_type(
-            number, payload, id=job_id or next_job_id(), submit_time=_now(), process=thread.process
+            number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
         )
         if isinstance(payload, Parts):
             job.size = payload.size
@@ -358,8 +405,9 @@ class JobCluster(Generic[P, T]):
 
         A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
         """
-        if job.ended:
-            log.warning("job %r has ended; it can't be cancelled", job.id)
+        if job.ended or not job.number:
+            why = "has ended" if job.ended else "was never submitted"
+            self._thread.log.warning("job %r %s; it can't be cancelled", job.id, why)
             return -1
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
@@ -394,7 +442,8 @@ class JobCluster(Generic[P, T]):
                 yield ended
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> bool:
-        """Wait until no job is pending, and the callbacks of those that were have been called.
+        """Wait until no job is pending and the callbacks of all have returned, also of those that
+        callbacks have submitted meanwhile. Within a callback, wait for the jobs alone.
 
         Args:
             timeout: seconds to wait at most; None for no limit.
@@ -456,10 +505,11 @@ class JobCluster(Generic[P, T]):
     ) -> Iterator[T]:
         machine = self._thread.running().machine
 
-        def submit(payload: bytes | Parts) -> DispyJob[Any]:
+        def submit(payload: bytes | Parts) -> SubmittedJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
-        stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize))
+        sizer = ChunkSizer(chunksize)
+        stream = CallStream(iterables, submit, buffersize, sizer, self._thread.work.carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -493,14 +543,41 @@ class JobCluster(Generic[P, T]):
                 yield value
 
     # --- nodes ---------------------------------------------------------------------------------
-    def _key_of(self, node: Any) -> str | None:
-        return self._thread.ask(self._thread.running().find_node, node)
+    def _key_of(self, node: Any, *, awaited: bool = False) -> str | None:
+        """The key of the one node that is meant; None, and it is logged why, if there is none.
 
-    def _ready_node(self, node: Any) -> str | None:
+        Args:
+            node: a `DispyNode`, a name or an address.
+            awaited: it may be one that has not answered yet.
+        """
         engine = self._thread.running()
-        key = self._key_of(node)
-        if key is not None and not self._thread.ask(engine.is_ready, key):
-            log.warning("node %s is not ready for jobs of cluster %s", key, self.name)
+        wanted = node if isinstance(node, DispyNode) else to_allocation(node)
+        found = self._thread.ask(engine.find_nodes, wanted)
+        is_name = isinstance(wanted, NodeAllocate) and not wanted.is_pattern
+        # Looked up here, if nobody has done so before: others wait for the engine's thread.
+        if not found and is_name:
+            with messages_from(self._thread.settings.loglevel):
+                is_known = wanted.ip_addr is not None
+            if is_known:
+                found = self._thread.ask(engine.find_nodes, wanted)
+        if not awaited:
+            found = [key for key in found if engine.was_met(key)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            self._thread.log.warning(
+                "%r may be any of %s: name it with its port", node, ", ".join(found)
+            )
+        else:
+            self._thread.log.warning("%r is no node of this cluster", node)
+        return None
+
+    def _node_for_jobs(self, node: Any) -> str | None:
+        """The key of the node that jobs may be pinned to; None, and it is logged why, if none."""
+        engine = self._thread.running()
+        key = self._key_of(node, awaited=True)
+        if key is not None and not self._thread.ask(engine.may_run, key):
+            self._thread.log.warning("node %s runs no jobs of cluster %s", key, self.name)
             return None
         return key
 
@@ -512,7 +589,8 @@ class JobCluster(Generic[P, T]):
         Raises:
             TypeError, ValueError: one can't be meant.
         """
-        choice = choose_nodes(nodes)
+        with messages_from(self._thread.settings.loglevel):
+            choice = choose_nodes(nodes)
         self._thread.ask(self._thread.running().discover, choice.addresses)
         return 0
 
@@ -525,10 +603,13 @@ class JobCluster(Generic[P, T]):
         """
         engine = self._thread.running()
         several = node if isinstance(node, list) else [node]
+        if not several:
+            return -1
         try:
-            choice = choose_nodes(several)
+            with messages_from(self._thread.settings.loglevel):
+                choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:
-            log.warning("allocate_node: %s", exc)
+            self._thread.log.warning("allocate_node: %s", exc)
             return -1
         self._thread.ask(engine.allocate, choice)
         return 0
@@ -622,7 +703,7 @@ class JobCluster(Generic[P, T]):
         except (ClusterClosed, ClusterFailed):
             raise
         except (DispyError, OSError) as exc:
-            log.warning("send_file: %s", exc)
+            self._thread.log.warning("send_file: %s", exc)
             return -1
         return 0
 
@@ -647,10 +728,16 @@ class JobCluster(Generic[P, T]):
     stats = print_status
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
-        """End the cluster: wait for its jobs, or with `terminate` stop them.
+        """End the cluster: wait as `wait` does, or with `terminate` stop its jobs.
+
+        Callbacks may submit until nothing is left to be waited for; from then on, or from when jobs
+        are stopped, no more are taken. When jobs are stopped, callbacks have a second more. Those
+        that have not returned then are no longer waited for, and the log says so: they go on, and
+        the others are called, as long as the program lasts, and no longer.
 
         Args:
-            timeout: seconds to wait for jobs; then False, or with `terminate` they are stopped.
+            timeout: seconds to wait for jobs and callbacks; then False, and the cluster can be used
+                as before, or with `terminate` the jobs are stopped.
             terminate: stop what has not ended (at once when there is no `timeout`).
 
         Returns:
@@ -662,6 +749,23 @@ class JobCluster(Generic[P, T]):
     def shutdown(self) -> None:
         """The same as `close`, for programs that call it."""
         self.close()
+
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import cluster_text
+
+        return cluster_text("JobCluster", self.name, self._thread.describe(), self._nodes())
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import cluster_html
+
+        return cluster_html(repr(self), self._nodes())
+
+    def _nodes(self) -> list[DispyNode]:
+        engine = self._thread.engine
+        return [] if engine is None else engine.dispy_nodes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a cluster stays in the program that made it")
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from dispy_trio.client.jobs import UserJob
 from dispy_trio.compute.packaging import Parts, pack_calls, unpack_calls
+from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 
 __all__ = ["CallStream", "ChunkSizer"]
 
@@ -58,6 +59,7 @@ class CallStream(Generic[JobT]):
     buffersize: int | None = field(validator=_check_buffersize)
     """Calls that may be read ahead of the results taken."""
     sizer: ChunkSizer
+    carried: Carried = NOTHING_CARRIED
     pending: deque[tuple[JobT, int]] = field(factory=deque)
     _ahead: int = 0
     _calls: Iterator[tuple[Any, ...]] = field(init=False)
@@ -74,7 +76,7 @@ class CallStream(Generic[JobT]):
             chunk = list(islice(self._calls, size))
             if not chunk:
                 break
-            self.pending.append((self._submit(pack_calls(chunk)), len(chunk)))
+            self.pending.append((self._submit(pack_calls(chunk, self.carried)), len(chunk)))
             self._ahead += len(chunk)
         return self.pending.popleft() if self.pending else None
 
@@ -87,8 +89,8 @@ class CallStream(Generic[JobT]):
         reply: Any = job.result
         if reply is None:
             raise job.reason()
-        assert job.start_time is not None
-        assert job.end_time is not None
-        self.sizer.observe(calls, job.end_time - job.start_time)
+        assert job.started_at is not None
+        assert job.ended_at is not None
+        self.sizer.observe(calls, job.ended_at - job.started_at)
         self._ahead -= calls
         return unpack_calls(reply)

@@ -17,6 +17,7 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.jobs import UserJob, next_job_id
+from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
@@ -35,7 +36,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Cluster(Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
@@ -51,6 +52,25 @@ class Cluster(Generic[P, T]):
     def leave_to_parent(self) -> None:
         """This process is a fork of the one that the cluster was made in."""
         self._open = False
+
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import cluster_text
+
+        count = self._next_number - 1
+        jobs = f"{count} job{'' if count == 1 else 's'}"
+        pending = self._engine.count_pending()
+        state = f"{jobs}, {pending} pending" if self._open else f"closed, {jobs}"
+        return cluster_text(
+            "Cluster", self._engine.work.opening.name, state, self._engine.dispy_nodes()
+        )
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import cluster_html
+
+        return cluster_html(repr(self), self._engine.dispy_nodes())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a cluster stays in the program that made it")
 
     def _check_process(self) -> None:
         if forks.is_inherited(self._process):
@@ -73,7 +93,7 @@ class Cluster(Generic[P, T]):
             if kwargs:
                 raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
             args = tuple(map(str, args))
-        return pack_arguments(args, kwargs)
+        return pack_arguments(args, kwargs, self._engine.work.carried)
 
     def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
         """This cluster, for jobs that are to be run in some special way; as `JobCluster.options`.
@@ -88,7 +108,7 @@ class Cluster(Generic[P, T]):
             self._next_number,
             payload,
             id=next_job_id(),
-            submit_time=time.time(),
+            submitted_at=time.time(),
             cancel=self._engine.cancel,
             process=self._process,
         )
@@ -152,7 +172,8 @@ class Cluster(Generic[P, T]):
     ) -> AsyncGenerator[T, None]:
         self._check_process()
         machine = self._engine.machine
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize))
+        carried = self._engine.work.carried
+        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize), carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -271,6 +292,7 @@ class _Showing(Listener):
         self._live.restarted(jobs)
 
 
+@with_suggestions("open_cluster")
 @asynccontextmanager
 async def open_cluster(
     computation: Callable[P, T] | str,
@@ -324,9 +346,16 @@ async def open_cluster(
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
-        ConnectError: no node was usable within `connect_timeout`; names each with its reason.
+        ConnectError: no node was usable within `connect_timeout`, or all refuse for good; names each
+            with its reason.
         TypeError, ValueError: name the argument that can't be used, and what is allowed.
+        RuntimeError: this is no Trio program.
     """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            "open_cluster needs Trio: call it in trio.run(…); under asyncio use JobCluster, and await"
+            " asyncio.to_thread(job) for the result of a job"
+        )
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.

@@ -7,7 +7,6 @@ nothing of it is left there.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sys
 import time
@@ -18,7 +17,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, assert_never
 
-import cloudpickle
 import trio
 from attrs import define, evolve, field
 
@@ -35,17 +33,23 @@ from dispy_trio.client.nodes import (
     NodeAllocate,
     NodeChoice,
     allocate,
-    to_allocation,
+    is_meant,
+    node_key,
+    unmatched_text,
 )
 from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
+from dispy_trio.client.troubles import Troubles
+from dispy_trio.client.unseen import Unseen, look_at
 from dispy_trio.compute.depends import to_job_file
 from dispy_trio.compute.descriptors import raise_limit
+from dispy_trio.compute.packaging import pack_setup_arguments
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
-from dispy_trio.core.nodes import Membership, NodeRecord
+from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
@@ -55,11 +59,10 @@ from dispy_trio.texts import to_bytes
 
 __all__ = ["Doors", "Engine", "open_engine"]
 
-log = logging.getLogger("dispy_trio")
-
 LEAD_SECONDS = 0.005
 """How long a thread that waits for a lone job reads for its result itself."""
-COMPLAIN_AFTER = 3.0
+REMIND_SECONDS = 60.0
+"""How often it is told what jobs wait for, while no node can run them."""
 GOODBYE_GRACE = 1.0
 CLOSE_GRACE = 5.0
 """Seconds that nodes have to tell that nothing is left; then we leave and say who did not."""
@@ -81,13 +84,16 @@ def real_doors(settings: ClusterSettings) -> Doors:
 
     Raises:
         SecretFileError: the secret can't be had.
+        LocalError: the certificate can't be used.
     """
     certfile = Path(settings.certfile) if settings.certfile else None
     keyfile = Path(settings.keyfile) if settings.keyfile else None
     # Large arguments that wait, and streams of files, take one each.
     raise_limit()
+    net = TcpNet(certfile=certfile, keyfile=keyfile)
+    net.check_certificate()
     return Doors(
-        TcpNet(certfile=certfile, keyfile=keyfile),
+        net,
         choose_secret(text=settings.secret, file=settings.secret_file, key=keyfile or certfile),
         lambda digits: secrets.token_hex(digits // 2),
     )
@@ -124,12 +130,18 @@ class Engine:
     _patience: trio.CancelScope = field(factory=trio.CancelScope)
     """For the nodes to tell that nothing is left there; limited once jobs are to be stopped."""
     usable: trio.Event = field(factory=trio.Event)
-    """A node is ready to run jobs."""
-    troubles: dict[str, str] = field(factory=dict)
-    """Node to reason, of the nodes that can't be used now."""
+    """A node is ready to run jobs, or none ever will be."""
+    failure: str = ""
+    """Why no node will be ready to run jobs, as long as all stays as it is."""
+    troubles: Troubles = field(factory=Troubles)
+    _dead: set[str] = field(factory=set)
+    """The embedded nodes that were started before the one that lives."""
 
     has_ended: bool = False
     """It keeps no sessions any more."""
+    unseen: Unseen = field(factory=Unseen)
+    jobs_ended: int = 0
+    """Jobs that have ended."""
     _nursery: trio.Nursery | None = None
     _preparing: dict[str, trio.CancelScope] = field(factory=dict)
     """Node to the task that prepares it."""
@@ -138,6 +150,7 @@ class Engine:
     nodes: dict[str, DispyNode] = field(factory=dict)
     counters: list[Counter] = field(factory=list)
     """Of bars that are shown."""
+    _told_of_unmatched: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self, self._perform)
@@ -177,9 +190,9 @@ class Engine:
 
     def lead(self, job: UserJob[Any], later: Callable[..., None]) -> None:
         """Read for the result of a lone job on the user's thread, for a moment."""
-        if job.node is None or (link := self.links.get(job.node)) is None:
+        if job.node_key is None or (link := self.links.get(job.node_key)) is None:
             return
-        key = job.node
+        key = job.node_key
 
         def take(message: messages.JobsFinished) -> None:
             event = e.MessageReceived(key, message)
@@ -193,7 +206,7 @@ class Engine:
 
     def _perform_here(self, command: c.ClusterCommand) -> bool:
         if isinstance(command, c.AnnounceEnded):
-            self._announce(command.jobs, command.again)
+            self._announce(command.jobs, command.again, command.failed)
             return True
         if isinstance(command, c.AnnounceStarted):
             self.listener.started(command.jobs)
@@ -209,6 +222,8 @@ class Engine:
 
     def close(self, *, terminate: bool) -> None:
         """Let the jobs end, or end them; `closed` is set when nothing is left on any node."""
+        if terminate:
+            self.unseen.wanted = False  # What ends now has not failed.
         self._feed(e.CloseRequested(1, terminate))
         if terminate:
             for scope in self._preparing.values():
@@ -239,8 +254,8 @@ class Engine:
     # --- what the core commands ----------------------------------------------------------------
     def _perform(self, command: c.ClusterCommand) -> None:
         match command:
-            case c.AnnounceEnded(jobs=jobs, again=again):
-                self._announce(jobs, again)
+            case c.AnnounceEnded(jobs=jobs, again=again, failed=failed_jobs):
+                self._announce(jobs, again, failed_jobs)
                 self._ended.set()
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
@@ -266,17 +281,19 @@ class Engine:
                 self.listener.node_status(key)
             case c.AnnounceNode(node=key, usable=usable, reason=reason):
                 if usable:
-                    self.troubles.pop(key, None)
+                    self.troubles.works(key)
+                    self.failure = ""
                     self.usable.set()
                     self.listener.node_usable(key)
                 else:
-                    if reason != "closed":
-                        self.troubles[key] = reason
-                        log.warning("node %s: %s", key, reason)
                     failed = self.machine.nodes[key].error is not None
+                    if reason != "closed":
+                        self.troubles.note(key, reason, retried=not failed)
                     self.listener.node_unusable(key, failed=failed)
             case c.AnnounceFailed(reason=reason):
                 log.error("%s", reason)
+                self.failure = reason
+                self.usable.set()
             case c.AnnounceWaiting(text=text):
                 log.warning("%s", text)
             case c.CloseComplete():
@@ -284,11 +301,19 @@ class Engine:
             case _:
                 assert_never(command)
 
-    def _announce(self, jobs: Sequence[Any], again: bool) -> None:
+    def _announce(self, jobs: Sequence[Any], again: bool, failed: Sequence[Any] | None) -> None:
+        if again:
+            # They were not lost after all, and the user has heard of them before.
+            for job in jobs:
+                look_at(job)
+        else:
+            self.jobs_ended += len(jobs)
+            if failed := jobs if failed is None else failed:
+                self.unseen.add(failed)
         self.listener.ending(jobs)
         for job in jobs:
-            if job.size and job.node is not None:
-                self.links[job.node].take_back(job.number)
+            if job.size and job.node_key is not None:
+                self.links[job.node_key].take_back(job.number)
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
@@ -326,11 +351,10 @@ class Engine:
     def _settle(self, key: str, incarnation: str, allocation: Allocation | None) -> None:
         if allocation is None:
             self._feed(e.NodeRefused(key, 1, incarnation, ""))
+            self._tell_of_unmatched()
             return
         try:
-            arguments = (
-                cloudpickle.dumps(allocation.setup_args, 5) if allocation.setup_args else b""
-            )
+            arguments = pack_setup_arguments(allocation.setup_args, self.work.carried)
         except Exception as exc:
             # Whatever the user's own objects raise: it is about this node, not about the cluster.
             text = f"the setup_args of node {key} cannot be pickled: {exc}"
@@ -338,6 +362,20 @@ class Engine:
             return
         options = evolve(self.work.opening.options, arguments=arguments, cpus=allocation.cpus)
         self._feed(e.NodePrepared(key, 1, incarnation, allocation.cpus, options))
+
+    def _tell_of_unmatched(self) -> None:
+        """When nothing of what the user named is any of the nodes that are there, say so, once.
+
+        Some patterns are of names, which only the nodes themselves know.
+        """
+        nodes = self.machine.nodes
+        patterns = [a for a in self.allocations if a.is_pattern]
+        if self._told_of_unmatched or self.machine.awaited or not patterns:
+            return
+        if not any(is_meant(self.allocations, record) for record in nodes.values()):
+            self._told_of_unmatched = True
+            known = [f"{record.key} ({record.name})" for record in nodes.values()]
+            log.warning("%s", unmatched_text(patterns, known))
 
     async def _prepare_slowly(self, key: str, incarnation: str, scope: trio.CancelScope) -> None:
         failure = "the cluster was closed"
@@ -432,34 +470,29 @@ class Engine:
         link.send(messages.FileAnswer(offered.request, text))
 
     # --- what users do with nodes --------------------------------------------------------------
-    def find_nodes(self, node: Any) -> list[str]:
-        """The keys of the nodes that are meant: a `DispyNode`, a name, an address, a pattern."""
-        if isinstance(node, DispyNode):
-            return [node.address] if node.address in self.machine.nodes else []
-        if isinstance(node, str) and node in self.machine.nodes:
-            return [node]
-        wanted = to_allocation(node)
+    def find_nodes(self, wanted: DispyNode | NodeAllocate) -> list[str]:
+        """The keys of the nodes that are meant, also of those that have not answered yet."""
+        if isinstance(wanted, DispyNode):
+            return [wanted.address] if wanted.address in self.links else []
         found = []
-        for key, record in self.machine.nodes.items():
+        for key in self.links:
             host, _, port = key.rpartition(":")
-            if wanted.matches(host.strip("[]"), int(port), record.name):
+            record = self.machine.nodes.get(key)
+            if wanted.matches(host.strip("[]"), int(port), record.name if record else ""):
                 found.append(key)
         return found
 
-    def find_node(self, node: Any) -> str | None:
-        """The key of the one node that is meant; None, and it is logged why, if there is none."""
-        found = self.find_nodes(node)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
-        else:
-            log.warning("%r is no node of this cluster", node)
-        return None
+    def was_met(self, key: str) -> bool:
+        """Has the node ever answered?"""
+        return key in self.machine.nodes
 
-    def is_ready(self, key: str) -> bool:
-        """Is the node ready to run jobs of this cluster?"""
-        return self.machine.nodes[key].memberships.get(1) is Membership.READY
+    def may_run(self, key: str) -> bool:
+        """Does the node run jobs of this cluster, or will it when it is there?"""
+        if (node := self.machine.nodes.get(key)) is None:
+            return True
+        membership = node.memberships.get(1)
+        refuses = membership in (Membership.REFUSED, Membership.FAILED)
+        return node.allocated and node.state is not NodeState.LOST and not refuses
 
     def manage(self, event: ClusterEvent) -> None:
         """Change what a node is used for."""
@@ -476,8 +509,7 @@ class Engine:
         self.allocations[:0] = choice.allocations
         self.discover(choice.addresses)
         for key, record in self.machine.nodes.items():
-            host, _, port = key.rpartition(":")
-            if any(a.matches(host.strip("[]"), int(port), record.name) for a in choice.allocations):
+            if is_meant(choice.allocations, record):
                 self._feed(e.NodeAllocated(key))
 
     def jobs_on(self, key: str) -> list[Any]:
@@ -498,8 +530,7 @@ class Engine:
                         nursery.start_soon(self.keeper.run)
                     for host, port in self.settings.choice.addresses:
                         self._add_node(nursery, host, port)
-                    if self.embedded is None:
-                        nursery.start_soon(self._complain)
+                    nursery.start_soon(self._remind)
                     task_status.started()
         finally:
             self.has_ended = True
@@ -520,7 +551,7 @@ class Engine:
         port: int,
         feed: Callable[[ClusterEvent], None] | None = None,
     ) -> str:
-        key = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        key = node_key(host, port)
         if key in self.links and feed is None:
             return key
         self.machine.awaited.add(key)
@@ -571,28 +602,46 @@ class Engine:
 
     def _lose(self, key: str, reason: str) -> None:
         self._feed(e.NodeLost(key, reason))
+        self.troubles.forget(key)
+        self._dead.add(key)
 
     def _is_wanted(self) -> bool:
         record = self.machine.computations[1]
         return not (record.closing and (record.terminating or not self.count_pending()))
 
-    async def _complain(self) -> None:
-        """Say once, after 3 s, which nodes can't be used and why; they are retried meanwhile."""
-        await trio.sleep(COMPLAIN_AFTER)
-        for key, reason in self.troubles.items():
-            log.warning("node %s is not usable: %s (retrying)", key, reason)
+    async def _remind(self) -> None:
+        """Say each minute what jobs wait for, if no node can run them."""
+        while True:
+            await trio.sleep(REMIND_SECONDS)
+            if (count := self.count_pending()) and (text := self.what_is_missing()):
+                waiting = f"{count} jobs of" if count > 1 else "a job of"
+                log.warning("%s %r: %s", waiting, self.work.opening.name, text)
+
+    def what_is_missing(self) -> str:
+        """What jobs wait for; empty when they get on."""
+        absence = self.machine.absence(1)
+        if absence is None:
+            return self.machine.parked(1)
+        return f"no node can run it now: {self._tell_nodes(absence)}"
+
+    def _tell_nodes(self, absence: dict[str, str]) -> str:
+        """What is the matter with each node."""
+        keys = [key for key in self.links if key not in self._dead]
+        return self.troubles.describe(keys, absence) or "the embedded node starts"
 
     async def wait_usable(self, timeout: float) -> None:
         """Wait for a first node that can run jobs.
 
         Raises:
-            ConnectError: none came in time; names each with its reason.
+            ConnectError: none came in time, or all refuse for good; names each with its reason.
         """
         with trio.move_on_after(timeout) as scope:
             await self.usable.wait()
+        if self.failure:
+            raise ConnectError(self.failure)
         if scope.cancelled_caught:
-            reasons = "; ".join(self.troubles.values())
-            raise ConnectError(f"no node is usable after {timeout:g} s: {reasons or 'no answer'}")
+            reasons = self._tell_nodes(self.machine.absence(1) or {})
+            raise ConnectError(f"no node is usable after {timeout:g} s: {reasons}")
 
     async def shut_down(self, *, terminate: bool) -> None:
         """End the computation everywhere and say goodbye; bounded by `CLOSE_GRACE`."""
@@ -611,8 +660,9 @@ class Engine:
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
-        while self.status().jobs_pending:
-            self._ended = trio.Event()
+        while self.count_pending():
+            if self._ended.is_set():
+                self._ended = trio.Event()
             await self._ended.wait()
 
     def status(self) -> ClusterStatus:
@@ -630,9 +680,9 @@ class Engine:
         ended = [job for job in left if not job.ended]
         for job in ended:
             job.reply = to_bytes(reason)
-            job.status = JobStatus.Abandoned
+            job.state = JobStatus.Abandoned
             job.payload = None
-        self._announce(ended, again=False)
+        self._announce(ended, again=False, failed=())
 
     def dispy_nodes(self) -> list[DispyNode]:
         """All nodes that were ever reached."""
@@ -649,7 +699,13 @@ async def open_engine(
     find_owner: Callable[[], Any] = lambda: None,
 ) -> AsyncIterator[Engine]:
     """Run an engine round a block; leaving it closes the computation everywhere."""
-    doors = doors or real_doors(settings)
+    try:
+        doors = doors or real_doors(settings)
+    except DispyError:
+        if embedded is not None:
+            embedded.end()
+            await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+        raise
     engine = Engine(
         settings=settings,
         work=work,
@@ -689,6 +745,8 @@ async def open_engine(
         raise failure from group
     finally:
         listener.over(failure)
+        if failure is None:
+            engine.unseen.tell(work.opening.name, engine.jobs_ended)
         engine.end_left(f"the cluster ended: {failure or 'closed'}")
         if engine.keeper is not None:
             last = engine.keeper.node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import trio
 from attrs import define, field
@@ -18,16 +18,18 @@ __all__ = ["JobHandle"]
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class JobHandle(UserJob[T]):
     """A job of a Trio program."""
+
+    _name: ClassVar[str] = "JobHandle"
 
     _cancel: Callable[[Job], None] | None = field(default=None, repr=False)
 
     async def wait_ended(self) -> None:
         """Wait until the job has its final status; cancelling the wait leaves the job alone."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.status in ENDED:
+        if self.state in ENDED:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         event = trio.Event()
@@ -49,7 +51,7 @@ class JobHandle(UserJob[T]):
         except trio.Cancelled:
             self.cancel()
             raise
-        if self.status is not JobStatus.Finished:
+        if self.state is not JobStatus.Finished:
             raise self.reason()
         value: T = self.result  # type: ignore[assignment]  # Finished, so it is a T
         return value

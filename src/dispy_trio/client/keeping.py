@@ -7,7 +7,6 @@ A node that dies again and again would take job after job with it: after `MAX_DE
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections import deque
 from collections.abc import Callable
@@ -20,10 +19,9 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.nodes import parse_node
 from dispy_trio.compute.deaths import name_of_signal
 from dispy_trio.errors import ConnectError, ConnectionLost, LocalError
+from dispy_trio.logs import log
 
 __all__ = ["Keeper"]
-
-log = logging.getLogger("dispy_trio")
 
 MAX_DEATHS = 3
 DEATHS_SECONDS = 60.0

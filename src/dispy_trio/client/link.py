@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import trio
 from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
+from dispy_trio.client.troubles import Troubles, is_for_good
 from dispy_trio.compute.packaging import (
     Parts,
     map_private,
@@ -22,6 +22,7 @@ from dispy_trio.compute.packaging import (
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent
 from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolError
+from dispy_trio.logs import log
 from dispy_trio.models import Job, Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
@@ -29,8 +30,6 @@ from dispy_trio.runtime.segments import offer, open_segment
 from dispy_trio.texts import fit_note, to_bytes
 
 __all__ = ["NodeLink"]
-
-log = logging.getLogger("dispy_trio")
 
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
@@ -56,8 +55,8 @@ class NodeLink:
     make_hello: Callable[[Role, Kind], Hello]
     draw_token: Callable[[int], str]
     feed: Callable[[ClusterEvent], None]
-    troubles: dict[str, str]
-    """Shared: why nodes can't be used now."""
+    troubles: Troubles
+    """Shared with the other nodes of the cluster."""
     awaits: Callable[[int, int], bool]
     """Is that job, in that attempt, awaited from this node?"""
     on_offer: Callable[[messages.FileOffered], None]
@@ -339,22 +338,25 @@ class NodeLink:
                 if self._leaving.is_set():
                     return
                 reason = "it said goodbye"
+                self._tell(reason)
                 self.feed(e.NodeLost(self.key, reason))
                 retry = FIRST_RETRY
                 lost_since = None
             except DispyError as exc:
                 reason = str(exc)
+                if self._tell(reason):
+                    retry = FIRST_RETRY
                 if self._since is not None or isinstance(exc, ConnectionLost):
-                    log.warning("node %s: %s", self.key, reason)
                     self._odd = self._odd + 1 if isinstance(exc, ProtocolError) else 0
                     if self._odd < ODD_LIMIT:
                         self.feed(e.NodeDisconnected(self.key, reason))
                     else:
                         self.feed(e.NodeLost(self.key, reason))
                     lost_since = trio.current_time()
-                    # A session that breaks each time at once is not dialled ten times a second.
-                    if self._since is not None and lost_since - self._since > LAST_RETRY:
-                        retry = FIRST_RETRY
+                elif is_for_good(exc):
+                    self.feed(e.NodeLost(self.key, reason, for_good=True))
+                    self._was_there = False
+                    lost_since = None
                 else:
                     now = trio.current_time()
                     if not self._was_there:
@@ -366,11 +368,21 @@ class NodeLink:
                     if lost_since is not None and (refused or now - lost_since > patience):
                         self.feed(e.NodeLost(self.key, reason))
                         lost_since = None
-            self.troubles[self.key] = reason
             if self._leaving.is_set():
                 return
             await trio.sleep(retry)
             retry = min(2 * retry, LAST_RETRY)
+
+    def _tell(self, reason: str) -> bool:
+        """There is no session any more, or still none; did the last one work for a while?
+
+        One that breaks each time at once is not dialled ten times a second, nor told of each time.
+        """
+        lasted = self._since is not None and trio.current_time() - self._since > LAST_RETRY
+        if lasted:
+            self.troubles.forget(self.key)
+        self.troubles.note(self.key, reason)
+        return lasted
 
     async def _one_session(self) -> None:
         self._since = None
@@ -427,7 +439,7 @@ class NodeLink:
             self._gone = trio.Event()
             self._was_there = True
             self._since = trio.current_time()
-            self.troubles.pop(self.key, None)
+            self.troubles.mend(self.key)
             self._offer_segments(peer)
             peer.send_nowait(messages.WatchNode(self.pulse_interval, self.watch_now))
             self.feed(e.NodeConnected(self.key, theirs.identity, message))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
@@ -10,11 +9,10 @@ from typing import Any, TextIO
 from attrs import define, field
 
 from dispy_trio.client.jobs import UserJob
+from dispy_trio.logs import log
 from dispy_trio.texts import fit_encoding
 
 __all__ = ["LiveOutput"]
-
-log = logging.getLogger("dispy_trio")
 
 
 @define
@@ -54,7 +52,8 @@ class LiveOutput:
                 continue
             shown = shown or _Shown()
             for which, data in enumerate(job.output or (b"", b"")):
-                self._show(job, shown, which, bytes(data[shown.counts[which] :]))
+                if data is not None:
+                    self._show(job, shown, which, bytes(data[shown.counts[which] :]))
                 if shown.partial[which]:
                     self._print(job, which, shown.partial[which])
 
@@ -75,7 +74,7 @@ class LiveOutput:
         stream = self.streams()[which]
         if stream is None or which in self.failures:
             return
-        node = (job.node or "").strip("[]")
+        node = (job.node_key or "").strip("[]")
         text = f"[{job.id}@{node}] {line.decode(errors='backslashreplace')}\n"
         try:
             # One write: lines of the program itself may come in between two.

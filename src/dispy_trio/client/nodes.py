@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 from attrs import define, frozen
 
 from dispy_trio import config
+from dispy_trio.client.names import host_names
 from dispy_trio.core.nodes import NodeRecord, NodeState
+from dispy_trio.logs import log
 from dispy_trio.messages import NodeStatus
 from dispy_trio.models import SlotHolder
 
@@ -24,16 +24,19 @@ __all__ = [
     "DispyNodeAvailInfo",
     "NodeAllocate",
     "NodeChoice",
+    "allocate",
     "choose_nodes",
     "describe_place",
+    "is_meant",
+    "node_key",
     "parse_node",
     "to_allocation",
+    "unmatched_text",
 ]
-
-log = logging.getLogger("dispy_trio")
 
 NODES_VARIABLE = "DISPY_TRIO_NODES"
 """Names the nodes of programs that name none: ``host:port``, separated by commas."""
+EMBEDDED_HOST = "127.0.0.1"
 
 
 class DispyNodeAvailInfo(NamedTuple):
@@ -104,9 +107,8 @@ class NodeAllocate:
             raise TypeError(
                 f"setup_args of node {host!r} is a tuple, not {type(setup_args).__name__}"
             )
-        self.is_pattern = "*" in host or "/" in host
+        self.host = host
         if self.is_pattern:
-            self.host = host
             _network(host)
         else:
             self.host, named = parse_node(host)
@@ -117,12 +119,27 @@ class NodeAllocate:
         self.setup_args = setup_args
 
     @property
+    def is_pattern(self) -> bool:
+        """May it be many nodes?"""
+        return "*" in self.host or "/" in self.host
+
+    @property
+    def ip_addr(self) -> str | None:
+        """IP address of the host, looked up when nobody has done so before; None when its name has
+        none. A pattern is its own. Setting it names another host."""
+        return self.host if self.is_pattern else host_names.look_up(self.host)
+
+    @ip_addr.setter
+    def ip_addr(self, host: str) -> None:
+        self.host = host
+
+    @property
     def ip_rex(self) -> str:
-        """The pattern as a regular expression, which has to match whole."""
-        return re.escape(self.host).replace(r"\*", ".*")
+        """A regular expression for the addresses of such nodes, which has to match whole."""
+        return _to_expression(self.ip_addr or self.host)
 
     def matches(self, ip_addr: str, port: int, name: str) -> bool:
-        """Is this such a node?"""
+        """Is this such a node? Looks up no names: one that nobody has looked up matches by itself."""
         if self.port is not None and self.port != port:
             return False
         if (network := _network(self.host)) is not None:
@@ -130,11 +147,18 @@ class NodeAllocate:
                 return ipaddress.ip_address(ip_addr) in network
             except ValueError:
                 return False
-        pattern = re.compile(self.ip_rex)
+        pattern = re.compile(_to_expression(self.host))
         names = [ip_addr, name]
         if not self.is_pattern:
-            names += [host for host in (self.host,) if _resolve(host) == ip_addr]
+            names += [host for host in (self.host,) if host_names.known_address(host) == ip_addr]
         return any(pattern.fullmatch(text) for text in names)
+
+    def may_match(self, ip_addr: str, port: int) -> bool:
+        """As `matches`, of a node whose name only itself can tell."""
+        may_be_name = self.port in (None, port) and not re.search(r"[:/]", self.host)
+        return self.matches(ip_addr, port, "") or (
+            may_be_name and self.host.strip("0123456789.*") != ""
+        )
 
     def allocate(
         self,
@@ -171,6 +195,10 @@ class NodeAllocate:
         return f"{type(self).__name__}({self.host!r}, port={self.port}, cpus={self.cpus})"
 
 
+def _to_expression(pattern: str) -> str:
+    return re.escape(pattern).replace(r"\*", ".*")
+
+
 def parse_node(text: str) -> tuple[str, int | None]:
     """Split ``host``, ``host:port`` or ``[ipv6]:port``; the port is None when it is not named.
 
@@ -204,29 +232,6 @@ def _network(host: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return ipaddress.ip_network(host, strict=False)
     except ValueError as exc:
         raise ValueError(f"node {host!r} is no network such as 10.0.0.0/8: {exc}") from exc
-
-
-_resolved: dict[str, str] = {}
-
-
-def _resolve(host: str) -> str | None:
-    """An IP address of a host, the IPv4 one if it has both; None when its name does not resolve."""
-    if host in _resolved:
-        return _resolved[host]
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        pass
-    else:
-        return host
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:
-        log.warning("node %r does not resolve: %s", host, getattr(exc, "strerror", None) or exc)
-        return None
-    found.sort(key=lambda info: info[0] is not socket.AF_INET)
-    _resolved[host] = str(found[0][4][0])
-    return _resolved[host]
 
 
 def to_allocation(node: Any) -> NodeAllocate:
@@ -272,10 +277,10 @@ class NodeChoice:
 
 
 def choose_nodes(nodes: Any) -> NodeChoice:
-    """Make sense of a cluster's ``nodes``.
+    """Make sense of a cluster's ``nodes``; may look up names, which takes its time.
 
     Patterns need addresses to choose from: those in the environment variable DISPY_TRIO_NODES.
-    Without it, ``*`` is an embedded local node, as is None.
+    Without it, ``*`` is an embedded local node, as are None and an empty list.
 
     Raises:
         TypeError: one is of no kind that names a node.
@@ -283,32 +288,50 @@ def choose_nodes(nodes: Any) -> NodeChoice:
     """
     if nodes is not None and not isinstance(nodes, (list, tuple)):
         nodes = [nodes]
-    given = [to_allocation(node) for node in (["*"] if nodes is None else nodes)]
-    if not given:
-        raise ValueError("nodes is empty; leave it out to use the processors of this machine")
-    usable = [a for a in given if a.is_pattern or _resolve(a.host) is not None]
+    given = [to_allocation(node) for node in nodes or ["*"]]
+    usable = [a for a in given if a.ip_addr is not None]
     if not usable:
         names = ", ".join(repr(a.host) for a in given)
         raise ValueError(f"nodes: none of {names} can be resolved to an address")
     # As in dispy: what names one node is asked before what names many.
     usable.sort(key=lambda a: (a.is_pattern, -len(a.host) if a.is_pattern else 0))
     addresses = [_address_of(a) for a in usable if not a.is_pattern]
-    embedded = False
-    if any(a.is_pattern for a in usable):
-        listed = [text.strip() for text in os.environ.get(NODES_VARIABLE, "").split(",")]
-        addresses += [_address_of(NodeAllocate(text)) for text in listed if text]
-        embedded = not addresses
-        if embedded and not any(a.matches("127.0.0.1", 0, "") for a in usable):
-            names = ", ".join(repr(a.host) for a in usable)
-            raise ValueError(
-                f"nodes: {names} are patterns: name the hosts to choose from in {NODES_VARIABLE},"
-                " or beside the patterns"
-            )
+    patterns = [a for a in usable if a.is_pattern]
+    if not patterns:
+        return NodeChoice(tuple(usable), tuple(dict.fromkeys(addresses)), embedded=False)
+    listed = [text.strip() for text in os.environ.get(NODES_VARIABLE, "").split(",")]
+    addresses += [_address_of(NodeAllocate(text)) for text in listed if text]
+    embedded = not addresses
+    if embedded:
+        unmatched = [a for a in patterns if not a.matches(EMBEDDED_HOST, a.port or 0, "")]
+    else:
+        unmatched = [a for a in patterns if not any(a.may_match(*known) for known in addresses)]
+    if unmatched:
+        text = unmatched_text(unmatched, [node_key(*address) for address in addresses])
+        if len(unmatched) == len(usable):
+            raise ValueError(text)
+        log.warning("%s", text)
     return NodeChoice(tuple(usable), tuple(dict.fromkeys(addresses)), embedded)
 
 
+def unmatched_text(patterns: Sequence[NodeAllocate], known: Sequence[str]) -> str:
+    """What to tell of patterns that match none of the nodes that are known."""
+    names = ", ".join(repr(a.host if a.port is None else f"{a.host}:{a.port}") for a in patterns)
+    several = "patterns that match" if len(patterns) > 1 else "a pattern that matches"
+    return (
+        f"nodes: {names}: {several} none of the known nodes ({', '.join(known) or 'none is known'});"
+        f" name those to choose from, as host:port, in the environment variable {NODES_VARIABLE},"
+        " or beside the pattern"
+    )
+
+
+def node_key(host: str, port: int) -> str:
+    """What a node is called by its address: ``host:port``."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _address_of(allocation: NodeAllocate) -> tuple[str, int]:
-    host = _resolve(allocation.host)
+    host = allocation.ip_addr
     if host is None:
         raise ValueError(f"node {allocation.host!r} does not resolve")
     return host, allocation.port or config.node_port()
@@ -405,7 +428,14 @@ class DispyNode:
         return [] if status is None else status.holders
 
     def __repr__(self) -> str:
-        return f"<DispyNode {self.address} ({self.name})>"
+        from dispy_trio.client.showing import node_text
+
+        return node_text(self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import node_html
+
+        return node_html(self)
 
 
 class ClusterStatus(NamedTuple):
@@ -454,6 +484,17 @@ class Allocation:
     setup_args: tuple[Any, ...]
 
 
+def is_meant(allocations: Sequence[NodeAllocate], record: NodeRecord) -> bool:
+    """Does one of them match the node?"""
+    return any(a.matches(*_place(record), record.name) for a in allocations)
+
+
+def _place(record: NodeRecord) -> tuple[str, int]:
+    """The IP address and the port of a node."""
+    host, _, port = record.key.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def allocate(
     allocations: Sequence[NodeAllocate], cluster: Any, record: NodeRecord
 ) -> Allocation | None:
@@ -462,10 +503,9 @@ def allocate(
     Raises:
         Exception: what an overridden `allocate` raised.
     """
-    host, _, port = record.key.rpartition(":")
-    host = host.strip("[]")
+    host, port = _place(record)
     for candidate in allocations:
-        if not candidate.matches(host, int(port), record.name):
+        if not candidate.matches(host, port, record.name):
             continue
         # It may be the user's own code, which returns anything.
         cpus: object = candidate.allocate(

@@ -1,25 +1,29 @@
 """A computation as bytes, arguments as bytes, and results back from bytes.
 
 What the user wrote himself travels without being listed: things defined in ``__main__`` by value
-(cloudpickle), modules that lie beside his script as their sources, so that on the node they are
-imported as here and classes keep their identity. What is installed (in site-packages or the
-standard library) does not travel.
+(`compute.pickling`), once, with the computation; modules that lie beside his script as their
+sources, so that on the node they are imported as here. What is installed (in site-packages or the
+standard library) does not travel. Classes of either kind are the same class on both sides.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
-from attrs import define, frozen
+from attrs import define, field, frozen
 
-from dispy_trio.child import parts
+from dispy_trio.child import alias, parts
+from dispy_trio.child.methods import to_function
+from dispy_trio.compute.blame import blame
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
+from dispy_trio.compute.luggage import pack_data
+from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
     JobFailed,
@@ -33,11 +37,13 @@ from dispy_trio.models import JobFile
 __all__ = [
     "Bundle",
     "Parts",
+    "check_kind",
     "map_private",
     "pack_arguments",
     "pack_calls",
     "pack_code",
     "pack_computation",
+    "pack_setup_arguments",
     "rewrite_segment",
     "split_parts",
     "unpack_calls",
@@ -64,6 +70,8 @@ class Bundle:
     data: bytes
     files: tuple[JobFile, ...] = ()
     """To be put on each node before it is opened there."""
+    carried: Carried = field(default=NOTHING_CARRIED, eq=False)
+    """The classes that nodes know by it."""
 
 
 @define(eq=False)
@@ -99,7 +107,7 @@ def pack_computation(
 
     Raises:
         PickleArgumentError: names what can't be pickled.
-        TypeError: it is not callable.
+        TypeError: it is not callable, or what it returns can't be a result.
     """
     if not callable(computation):
         raise TypeError(
@@ -107,35 +115,55 @@ def pack_computation(
             f" not {type(computation).__name__}"
         )
     name = name or _name_of(computation)
+    check_kind(computation, f"the computation {name!r}")
     code = dict(depends.code)
-    contents = {"function": computation, "code": code, "setup": setup, "cleanup": cleanup}
-    sources = {**own_sources(), **depends.sources}
+    function = to_function(computation)
+    contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
+    own = own_sources()
+    sources = {**own.modules, **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
-        pickled = _pickle_contents(name, contents)
-    data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
-    return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files)
+        pickled, carried = _pickle_contents(computation, name, contents)
+    data, files = pack_data({**own.data, **depends.data})
+    bundle = {
+        "sources": sources,
+        "data": data,
+        "pickled": pickled,
+        "unimported": unimported_names(objects),
+        "as_dispy": alias.is_installed(),
+    }
+    packed = pickle.dumps(bundle, 5)
+    digest = hashlib.sha256(packed).hexdigest()
+    return Bundle(name, digest, packed, (*depends.files, *files), carried)
 
 
-def _pickle_contents(name: str, contents: dict[str, Any]) -> bytes:
+def _pickle_contents(
+    computation: Callable[..., Any], name: str, contents: dict[str, Any]
+) -> tuple[bytes, Carried]:
     try:
-        pickled: bytes = cloudpickle.dumps(contents, 5)
-        return pickled
+        return Carried.with_computation(contents)
     except Exception as exc:
         for part, value in (*contents["code"].items(), *contents.items()):
             if part in ("function", "code"):
                 continue
             try:
-                cloudpickle.dumps(value, 5)
+                NOTHING_CARRIED.dumps(value)
             except Exception as reason:
                 raise PickleArgumentError(
                     f"{part!r}, which goes with the computation {name!r}, cannot be pickled:"
-                    f" {reason}"
+                    f" {blame(value, reason)}"
                 ) from exc
-        raise PickleArgumentError(f"the computation {name!r} cannot be pickled: {exc}") from exc
+        raise PickleArgumentError(
+            f"the computation {name!r} cannot be pickled: {blame(computation, exc)}"
+        ) from exc
 
 
-def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
+def pack_code(
+    depends: Depends,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    carried: Carried = NOTHING_CARRIED,
+) -> bytes | Parts:
     """Pickle the arguments of a job that brings code of its own.
 
     Raises:
@@ -144,7 +172,7 @@ def pack_code(depends: Depends, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     shielded = (dict(depends.code), parts.shield(args), kwargs)
     with by_value(depends.code.values(), (), depends.sources):
         try:
-            stream, buffers = parts.dump((shielded, False), cloudpickle.dumps)
+            stream, buffers = parts.dump((shielded, False), carried.dumps)
         except Exception as exc:
             raise PickleArgumentError(
                 f"the job's arguments or dependencies cannot be pickled: {exc}"
@@ -161,8 +189,37 @@ def _name_of(computation: Callable[..., Any]) -> str:
     return getattr(computation, "__name__", None) or type(computation).__name__
 
 
+def check_kind(function: Callable[..., Any], what: str) -> None:
+    """See that a call runs the function, and returns what can travel.
+
+    Raises:
+        TypeError: it is a generator function or an async one; says what to do.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        function = getattr(type(function), "__call__")  # noqa: B004, B009 - not whether, but which
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"{what} is a generator function: it would return a generator, which stays where it is;"
+            " return list(…) of what it yields"
+        )
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{what} is an async function, and nothing awaits it in a job; make it a function that"
+            " calls trio.run(…) or asyncio.run(…)"
+        )
+
+
 # --- arguments ---------------------------------------------------------------------------------
-def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
+_MAIN = b"_main__"
+"""Of ``__main__`` and ``__mp_main__``, plain pickle keeps only names, and it is for `Carried` to
+say whether the node has what they mean here."""
+
+
+def pack_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None, carried: Carried = NOTHING_CARRIED
+) -> bytes | Parts:
     """Pickle the arguments of one job: bytes, or `Parts` when they are large.
 
     Raises:
@@ -170,18 +227,17 @@ def pack_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> byte
     """
     for value in args:
         if type(value) in _BIG_TYPES:
-            return _pack_large(args, kwargs)
+            return _pack_large(args, kwargs, carried)
     try:
         data = pickle.dumps((args, kwargs), 5)
+        if _MAIN in data:
+            data = carried.dumps((args, kwargs))
     except Exception:
-        return _pack_large(args, kwargs)
-    # Of __main__, plain pickle keeps only the name, and the node has another __main__.
-    if b"__main__" in data or len(data) > BULK_THRESHOLD:
-        return _pack_large(args, kwargs)
-    return data
+        return _pack_large(args, kwargs, carried)
+    return data if len(data) <= BULK_THRESHOLD else _pack_large(args, kwargs, carried)
 
 
-def pack_calls(calls: list[tuple[Any, ...]]) -> bytes | Parts:
+def pack_calls(calls: list[tuple[Any, ...]], carried: Carried = NOTHING_CARRIED) -> bytes | Parts:
     """Pickle the arguments of several calls that make one job; its result is for `unpack_calls`.
 
     Raises:
@@ -189,14 +245,25 @@ def pack_calls(calls: list[tuple[Any, ...]]) -> bytes | Parts:
     """
     try:
         data = pickle.dumps((calls, None), 5)
+        if _MAIN in data:
+            data = carried.dumps((calls, None))
     except Exception:
-        return _pack_large(tuple(calls), None)
-    if b"__main__" in data or len(data) > BULK_THRESHOLD:
-        return _pack_large(tuple(calls), None)
-    return data
+        return _pack_large(tuple(calls), None, carried)
+    return data if len(data) <= BULK_THRESHOLD else _pack_large(tuple(calls), None, carried)
 
 
-def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes | Parts:
+def pack_setup_arguments(arguments: Sequence[Any], carried: Carried) -> bytes:
+    """Pickle what setup and cleanup are called with.
+
+    Raises:
+        Exception: whatever pickling raises.
+    """
+    return carried.dumps(arguments) if arguments else b""
+
+
+def _pack_large(
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None, carried: Carried
+) -> bytes | Parts:
     shielded = (
         parts.shield(args),
         {k: parts.shield(v) for k, v in kwargs.items()} if kwargs else kwargs,
@@ -204,11 +271,11 @@ def _pack_large(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes |
     buffers: list[memoryview]
     try:
         data, buffers = parts.dump(shielded, pickle.dumps)
-        if b"__main__" in data:
-            data, buffers = parts.dump(shielded, cloudpickle.dumps)
+        if _MAIN in data:
+            data, buffers = parts.dump(shielded, carried.dumps)
     except Exception:
         try:
-            data, buffers = parts.dump(shielded, cloudpickle.dumps)
+            data, buffers = parts.dump(shielded, carried.dumps)
         except Exception as exc:
             raise _blame(args, kwargs or {}, exc) from exc
     size = len(data) + sum(len(buffer) for buffer in buffers)
@@ -228,10 +295,11 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], exc: Exception) -> Pic
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for name, value in named:
         try:
-            cloudpickle.dumps(value, 5)
+            NOTHING_CARRIED.dumps(value)
         except Exception as reason:
             return PickleArgumentError(
-                f"{name} of type {type(value).__qualname__} cannot be pickled: {reason}"
+                f"{name} of type {type(value).__qualname__} cannot be pickled:"
+                f" {blame(value, reason)}"
             )
     return PickleArgumentError(f"the arguments cannot be pickled together: {exc}")
 

@@ -67,6 +67,11 @@ class Aside:
         return [job for job in parked if not has_ended(job)]
 
     @property
+    def first_parked(self) -> Job | None:
+        """One of those; None when there is none."""
+        return next((job for job in self._parked if not has_ended(job)), None)
+
+    @property
     def next_wake(self) -> float:
         """When `wake` has something to do; infinity for never."""
         return self._delayed[0][0] if self._delayed else math.inf

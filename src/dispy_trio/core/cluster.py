@@ -31,7 +31,7 @@ from dispy_trio.core import events as e
 from dispy_trio.core.aside import Deadlines, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
-from dispy_trio.core.placement import ComputationRecord, Placement, late_text
+from dispy_trio.core.placement import NODES_SHOWN, ComputationRecord, Placement, late_text
 from dispy_trio.models import Job, JobExtras, JobStatus, Outcome
 from dispy_trio.texts import to_bytes
 
@@ -110,8 +110,15 @@ class ClusterMachine(Placement):
                     node.state = NodeState.DISCONNECTED
                     node.recalling = False
                     self._count_slots()
-            case e.NodeLost(node=key, reason=reason):
+            case e.NodeLost(node=key, reason=reason, for_good=for_good):
                 self.awaited.discard(key)
+                if for_good:
+                    self.absent.discard(key)
+                    self.refusals[key] = reason
+                    self._failing = True
+                else:
+                    self.refusals.pop(key, None)
+                    self.absent.add(key)
                 self._unpark()
                 if (node := self.nodes.get(key)) is not None:
                     self._lose(node, reason)
@@ -231,6 +238,7 @@ class ClusterMachine(Placement):
 
     def _finished(self, node: NodeRecord, message: messages.JobsFinished, now: float) -> None:
         ended: list[Job] = []
+        failed: list[Job] = []
         revived: list[Job] = []
         outstanding = node.outstanding
         outputs = message.outputs
@@ -269,12 +277,16 @@ class ClusterMachine(Placement):
             job.outcome = outcome
             job.reply = payload
             job.payload = None
-            job.start_time = start or None
-            job.end_time = end
+            job.started_at = start or None
+            job.ended_at = end
             if outputs:
                 job.output = outputs.get(number)
             # Last: another thread may look at it, and then at all else.
-            job.status = JobStatus.Finished if outcome == 0 else status_of(outcome)
+            if outcome == 0:
+                job.state = JobStatus.Finished
+            else:
+                job.state = status_of(outcome)
+                failed.append(job)
             if late is not None:
                 revived.append(job)
                 continue
@@ -300,7 +312,7 @@ class ClusterMachine(Placement):
         weight = min(0.5, 0.1 * len(ended))
         old = record.duration
         record.duration = mean if old is None else old + weight * (mean - old)
-        self._out.append(c.AnnounceEnded(ended))
+        self._out.append(c.AnnounceEnded(ended, failed=failed))
         self._refill(node, now)
         if len(node.unacknowledged) >= ACK_BATCH:
             self._acknowledge(node)
@@ -352,9 +364,9 @@ class ClusterMachine(Placement):
             message.numbers, message.attempts, message.starts, strict=True
         ):
             job = node.outstanding.get(number)
-            if job is not None and job.attempt == attempt and job.status is JobStatus.Created:
-                job.status = JobStatus.Running
-                job.start_time = start
+            if job is not None and job.attempt == attempt and job.state is JobStatus.Created:
+                job.state = JobStatus.Running
+                job.started_at = start
                 started.append(job)
         if started:
             self._out.append(c.AnnounceStarted(started))
@@ -362,6 +374,8 @@ class ClusterMachine(Placement):
     # --- nodes ---------------------------------------------------------------------------------
     def _connected(self, event: e.NodeConnected, now: float) -> None:
         self.awaited.discard(event.node)
+        self.absent.discard(event.node)
+        self.refusals.pop(event.node, None)
         known = self.nodes.get(event.node)
         if known is not None and known.incarnation != event.incarnation:
             self._lose(known, f"node {event.node} was restarted")
@@ -472,6 +486,8 @@ class ClusterMachine(Placement):
         else:
             node.memberships[record.number] = Membership.REFUSED
             self._count_slots()
+            self._end_pinned(node, record)
+            self._check_failed(record)
 
     def _manage(
         self, event: e.NodeAllocated | e.NodeDeallocated | e.NodeRetired | e.NodeCpusSet
@@ -604,9 +620,18 @@ class ClusterMachine(Placement):
         )
         self._out.append(c.AnnounceNode(node.key, number, False, text))
         self._count_slots()
+        self._end_pinned(node, record)
         self._check_failed(record)
         if record.terminating:
             del node.memberships[number]  # It was told to close it, and has nothing left to close.
+        if record.closing:
+            self._check_drained(record)
+
+    def _end_pinned(self, node: NodeRecord, record: ComputationRecord) -> None:
+        """The node will not run the computation: who waits for it waits in vain."""
+        jobs = [job for job in node.pinned if job.computation == record.number]
+        node.pinned = deque(job for job in node.pinned if job.computation != record.number)
+        self._end_refused(node, record, jobs)
         if record.closing:
             self._check_drained(record)
 
@@ -628,8 +653,10 @@ class ClusterMachine(Placement):
 
     def _check_failed(self, record: ComputationRecord) -> None:
         """When no node is left that could run the computation, nobody need wait any longer."""
-        if not record.failures or self.awaited or record.closed:
+        if self.awaited or record.closed or not (record.failures or self.refusals):
             return
+        if self.absent and not record.failures:
+            return  # One that may come may be the one that takes us.
         number = record.number
         if any(
             n.state is NodeState.DISCONNECTED
@@ -640,19 +667,25 @@ class ClusterMachine(Placement):
             for n in self.nodes.values()
         ):
             return
-        key, text = next(iter(record.failures.items()))
-        reason = f"no node can run {record.opening.name!r}: {self.nodes[key].name} says: {text}"
+        reason = f"no node can run {record.opening.name!r}: {self._why_failed(record)}"
         if not record.failed:
             record.failed = True
             self._out.append(c.AnnounceFailed(number, reason))
         self._end_queued(record, JobStatus.Terminated, reason)
+
+    def _why_failed(self, record: ComputationRecord) -> str:
+        for key, text in record.failures.items():
+            return f"{self.nodes[key].name} says: {text}"
+        shown = list(self.refusals.values())[:NODES_SHOWN]
+        more = len(self.refusals) - len(shown)
+        return "; ".join(shown) + (f"; and {more} more" if more else "")
 
     # --- the end of jobs and computations ------------------------------------------------------
     def _cancel(self, job: Job) -> None:
         if has_ended(job):
             return
         job.cancelling = True
-        node = self.nodes.get(job.node) if job.node is not None else None
+        node = self.nodes.get(job.node_key) if job.node_key is not None else None
         if node is None or job.number not in node.outstanding:
             # Still queued. The record stays in the queue as an ended one and is passed over
             # when its turn comes: taking it out would cost a scan.
@@ -712,7 +745,7 @@ class ClusterMachine(Placement):
 
     @staticmethod
     def _queue_is_empty(record: ComputationRecord) -> bool:
-        while record.queue and record.queue[0].status in ENDED:
+        while record.queue and record.queue[0].state in ENDED:
             record.queue.popleft()
         return not record.queue and not record.waiting_aside
 
@@ -788,6 +821,16 @@ class ClusterMachine(Placement):
             self._check_drained(record)
 
     # --- views ---------------------------------------------------------------------------------
+    def absence(self, number: int) -> dict[str, str] | None:
+        """Why each node does not run a computation; None when one of them can."""
+        states = {node.key: _why_idle(node, number) for node in self.nodes.values()}
+        return None if "" in states.values() else states
+
+    def parked(self, number: int) -> str:
+        """What jobs of a computation ask for that no node has, in a sentence; of several, one."""
+        job = self.computations[number].aside.first_parked
+        return "" if job is None else self._tell_parked(job)[1]
+
     def unfinished(self) -> list[Job]:
         """All jobs that are known here and have not ended, but for those in the queues."""
         jobs = [job for node in self.nodes.values() for job in node.outstanding.values()]
@@ -811,7 +854,7 @@ class ClusterMachine(Placement):
         for node in self.nodes.values():
             for number, job in node.outstanding.items():
                 assert job.number == number
-                assert job.node == node.key
+                assert job.node_key == node.key
                 assert not has_ended(job), job
             asked = [j.extras.options.conditions for j in node.outstanding.values() if j.extras]
             assert node.extra == sum(slots_taken(conditions) - 1 for conditions in asked)
@@ -820,3 +863,24 @@ class ClusterMachine(Placement):
                 assert taken == node.taken.get(name, 0) <= node.resources.get(name, 0), name
             if node.state is NodeState.LOST:
                 assert not node.outstanding
+
+
+def _why_idle(node: NodeRecord, number: int) -> str:
+    """Why a node does not run a computation; empty when it can."""
+    if node.state is not NodeState.CONNECTED:
+        return "its connection broke" if node.state is NodeState.DISCONNECTED else "it was lost"
+    match node.memberships.get(number):
+        case Membership.READY:
+            return "" if node.allocated else "it was deallocated"
+        case Membership.PREPARING:
+            return "it is being prepared"
+        case Membership.OPENING:
+            return "it loads the computation, or runs its setup"
+        case Membership.FAILED:
+            return node.error or "it can't run the computation"
+        case Membership.REFUSED:
+            return "its NodeAllocate does not want it"
+        case Membership.CLOSING | None:
+            return "the computation is not open there"
+        case membership:
+            assert_never(membership)

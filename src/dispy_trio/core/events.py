@@ -121,6 +121,8 @@ class NodeLost:
 
     node: str
     reason: str
+    for_good: bool = False
+    """It refuses us, and no waiting changes that: it has another secret, say."""
 
 
 @frozen(eq=False, repr=False)

@@ -49,7 +49,7 @@ ENDED = frozenset({_S.Cancelled, _S.Terminated, _S.Abandoned, _S.Finished})
 
 
 def has_ended(job: Job) -> bool:
-    return job.status in ENDED
+    return job.state in ENDED
 
 
 def move(job: Job, status: JobStatus) -> None:
@@ -58,20 +58,20 @@ def move(job: Job, status: JobStatus) -> None:
     Raises:
         IllegalMove: the table does not hold that move; the text tells the job's story.
     """
-    if status not in MOVES[job.status]:
+    if status not in MOVES[job.state]:
         raise IllegalMove(
-            f"job {job.number} (attempt {job.attempt}, node {job.node}) can't go from"
-            f" {job.status.name} to {status.name}"
+            f"job {job.number} (attempt {job.attempt}, node {job.node_key}) can't go from"
+            f" {job.state.name} to {status.name}"
         )
-    job.status = status
+    job.state = status
 
 
 def try_again(job: Job) -> None:
     """Back to the queue: frames about the try that ends here are stale from now on."""
-    if job.status is not JobStatus.Created:
+    if job.state is not JobStatus.Created:
         move(job, JobStatus.Created)
     job.attempt += 1
-    job.node = None
+    job.node_key = None
 
 
 def status_of(outcome: int) -> JobStatus:

@@ -9,8 +9,8 @@ takes no more than the node's fair share of what is queued, so the end of a run 
 When the queue has run dry and one node idles while jobs wait on another, the waiting ones are
 recalled.
 
-Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node,
-the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
+Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node, once
+it has answered, the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
 queue: the higher priority, and among equals the older. When the one that is due needs more than a
 capable node has free, that one node is kept for it, so that small jobs can't starve large ones.
 One that needs more than any node has is put away until the nodes change, and the user is told.
@@ -52,6 +52,8 @@ BATCH_BYTES = 512 * 1024
 BULK_WINDOW = 64 * 1024 * 1024
 """Argument bytes under way to one node over its bulk connection; one job always may go."""
 RECALL_SECONDS = 0.02
+NEVER_READY = frozenset({Membership.REFUSED, Membership.FAILED})
+"""Nodes that do not run a computation, unless the user does something about it."""
 MOST_TOLD = 100
 """Kinds of jobs of a computation that the user is told of: no node can run them."""
 NODES_SHOWN = 4
@@ -111,6 +113,10 @@ class Placement:
     nodes: dict[str, NodeRecord] = field(factory=dict)
     awaited: set[str] = field(factory=set)
     """Nodes that are being dialled for the first time: any of them may be the one that works."""
+    absent: set[str] = field(factory=set)
+    """Nodes that can't be reached now, and may come."""
+    refusals: dict[str, str] = field(factory=dict)
+    """Node to reason, of those that refuse us for good."""
     _recall_at: float = math.inf
     _slots: int = 0
     """Slots of all nodes that are given jobs."""
@@ -163,12 +169,24 @@ class Placement:
             record.aside.push(job)
             return
         node = self.nodes.get(key)
-        if node is None or node.state is NodeState.LOST:
+        if node is None:
+            record.aside.park(job)  # It has not answered yet.
+        elif node.state is NodeState.LOST:
             self._end_aside(record, [job], f"node {key}, which it was to run on, is not there")
+        elif node.memberships.get(record.number) in NEVER_READY:
+            self._end_refused(node, record, [job])
         elif job.attempt:
             node.pinned.appendleft(job)
         else:
             node.pinned.append(job)
+
+    def _end_refused(
+        self, node: NodeRecord, record: ComputationRecord, jobs: Iterable[Job]
+    ) -> None:
+        """End jobs that were to run on that node, which can't run the computation or is not to."""
+        why = node.error or "the cluster does not use it"
+        reason = f"node {node.name} ({node.key}), which it was to run on: {why}"
+        self._end_aside(record, jobs, reason, JobStatus.Terminated)
 
     def _end_aside(
         self,
@@ -205,12 +223,20 @@ class Placement:
             if node.state is not NodeState.LOST
             and node.allocated
             and extras.pinned in (None, node.key)
-            and node.memberships.get(record.number) not in (Membership.FAILED, Membership.REFUSED)
+            and node.memberships.get(record.number) not in NEVER_READY
         )
 
     def _park(self, record: ComputationRecord, job: Job) -> None:
         """Put away a job that no node can run, and say so, once for all that ask for as much."""
         record.aside.park(job)
+        key, text = self._tell_parked(job)
+        if self.awaited or key in record.told or len(record.told) >= MOST_TOLD:
+            return  # A node that is still dialled may have it.
+        record.told.add(key)
+        self._out.append(c.AnnounceWaiting(text))
+
+    def _tell_parked(self, job: Job) -> tuple[str, str]:
+        """What a job that no node can run asks for, in short and in a sentence."""
         extras = extras_of(job)
         asked = ", ".join(
             f"{amount} {name}"
@@ -220,10 +246,6 @@ class Placement:
             }.items()
         )
         where = f"node {extras.pinned}" if extras.pinned else "no node"
-        key = f"{where} {asked}"
-        if self.awaited or key in record.told or len(record.told) >= MOST_TOLD:
-            return  # A node that is still dialled may have it.
-        record.told.add(key)
         there = ", ".join(
             f"{node.key}: {node.cpus} cpus"
             + "".join(f", {amount} {name}" for name, amount in node.resources.items())
@@ -231,11 +253,9 @@ class Placement:
             if node.state is not NodeState.LOST
         )
         has = "has not so much" if extras.pinned else "has so much"
-        self._out.append(
-            c.AnnounceWaiting(
-                f"jobs that ask for {asked} wait: {where} {has} ({there or 'none is connected'});"
-                " they start when one has; cancel them if none ever will",
-            )
+        return f"{where} {asked}", (
+            f"jobs that ask for {asked} wait: {where} {has} ({there or 'none is connected'});"
+            " they start when one has; cancel them if none ever will"
         )
 
     def _unpark(self) -> None:
@@ -376,7 +396,7 @@ class Placement:
                 self._give_alone(node, record, job)
             else:
                 # At once, so that the next one is not given the same slot.
-                job.node = node.key
+                job.node_key = node.key
                 node.outstanding[job.number] = job
                 record.outstanding += 1
                 batch.append(job)
@@ -421,7 +441,7 @@ class Placement:
                 except IndexError:
                     count = 0
                     break
-                if job.status in ENDED:
+                if job.state in ENDED:
                     continue
                 payload = job.payload
                 if type(payload) is not bytes:
@@ -431,7 +451,7 @@ class Placement:
                         break
                     count -= 1
                     continue
-                job.node = key
+                job.node_key = key
                 number = job.number
                 outstanding[number] = job
                 numbers.append(number)
@@ -471,7 +491,7 @@ class Placement:
 
     def _give_alone(self, node: NodeRecord, record: ComputationRecord, job: Job) -> None:
         """Send a job that is large, or whose files go before it."""
-        job.node = node.key
+        job.node_key = node.key
         if type(job.payload) is not bytes:
             node.bulk_bytes += job.size
             node.sent += job.size

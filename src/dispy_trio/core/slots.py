@@ -282,7 +282,7 @@ class Slots:
         worker.next_sequence = first + len(batch)
         worker.sent.extend(batch)
         self._out.append(
-            c.SendJobsToWorker(computation.session, computation.number, worker.number, first, batch)
+            c.SendJobsToWorker(computation.session, computation.number, worker.number, batch)
         )
         # Isolated jobs take longer than that by themselves: nothing is to be seen so soon.
         short = len(worker.sent) > 1 and worker.conditions is None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hmac
 from enum import Enum, IntEnum, auto
+from typing import ClassVar
 
 from attrs import define, field
 
@@ -27,7 +28,7 @@ from dispy_trio.errors import (
     PythonMismatch,
     VersionMismatch,
 )
-from dispy_trio.protocol.auth import HELLO_SIZE, PROOF_SIZE, Hello, Kind, Role, proofs
+from dispy_trio.protocol.auth import HELLO_SIZE, MAGIC, PROOF_SIZE, Hello, Kind, Role, proofs
 
 __all__ = ["DiallerHandshake", "Handshake", "HandshakeState", "ListenerHandshake", "Verdict"]
 
@@ -62,6 +63,8 @@ class Handshake:
     state: HandshakeState = HandshakeState.AWAIT_HELLO
     error: DispyError | None = None
     """Set when the state is FAILED; to be raised after `data_to_send` was sent."""
+    doubt: ClassVar[str] = ""
+    """What to say about a peer that says nothing or leaves."""
     _received: bytearray = field(factory=bytearray)
     _to_send: bytearray = field(factory=bytearray)
 
@@ -83,7 +86,9 @@ class Handshake:
             self._fail(self._closed_early())
             return
         self._received += data
-        if len(self._received) >= self._expected():
+        if self._is_foreign():
+            self._fail(self._foreign())
+        elif len(self._received) >= self._expected():
             taken = bytes(self._received)
             self._received.clear()
             self._step(taken)
@@ -94,8 +99,17 @@ class Handshake:
     def _step(self, data: bytes) -> None:
         raise AssertionError("a side says what comes next")
 
+    def _is_foreign(self) -> bool:
+        """Do the bytes so far tell that it does not speak our protocol?"""
+        return False
+
+    def _foreign(self) -> DispyError:
+        # No more of it, which may be another time each time: this is told once.
+        said = bytes(self._received[: len(MAGIC)])
+        return ProtocolError(f"{self.peer} is not a dispy-trio node: it says {said!r}")
+
     def _closed_early(self) -> DispyError:
-        return ConnectError(f"{self.peer} closed the connection during the handshake")
+        return ConnectError(f"{self.peer} closed the connection during the handshake{self.doubt}")
 
     def _fail(self, error: DispyError) -> None:
         self.state = HandshakeState.FAILED
@@ -123,6 +137,7 @@ def _dotted(version: tuple[int, int]) -> str:
 class DiallerHandshake(Handshake):
     """The side that opened the connection. Send `data_to_send` first."""
 
+    doubt: ClassVar[str] = "; is this a dispy-trio node?"
     _listener_proof: bytes = field(default=b"", repr=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -134,6 +149,14 @@ class DiallerHandshake(Handshake):
         # A refusal is one byte and then the end, an acceptance goes on with the proof.
         refused = bool(self._received) and self._received[0] != Verdict.ACCEPTED
         return 1 if refused or not self._received else 1 + PROOF_SIZE
+
+    def _is_foreign(self) -> bool:
+        # Told at once: who greets with less than a hello waits for an answer after that.
+        return (
+            self.state is HandshakeState.AWAIT_HELLO
+            and len(self._received) >= len(MAGIC)
+            and not self._received.startswith(MAGIC)
+        )
 
     def _step(self, data: bytes) -> None:
         if self.state is HandshakeState.AWAIT_HELLO:

@@ -28,7 +28,13 @@ from types import TracebackType
 import trio
 from attrs import define
 
-from dispy_trio.errors import ConnectError, ConnectionLost, LocalError, PortInUse
+from dispy_trio.errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLost,
+    LocalError,
+    PortInUse,
+)
 from dispy_trio.seams import ByteStream
 
 __all__ = ["TcpNet", "is_loopback", "local_address_towards"]
@@ -430,11 +436,21 @@ class TcpNet:
         if self.certfile is not None:
             self.force_tls = True
 
+    def check_certificate(self) -> None:
+        """See that the user's own certificate can be used, if there is one.
+
+        Raises:
+            LocalError: names the file that can't be.
+        """
+        if self.certfile is not None:
+            _own_context(ssl.PROTOCOL_TLS_CLIENT, self.certfile, self.keyfile)
+
     async def dial(self, host: str, port: int) -> ByteStream:
         """Open a connection, trying all addresses of a host name.
 
         Raises:
             ConnectError: names the address and the reason.
+            AuthenticationError: it has another certificate than we.
         """
         peer = _text((host, port))
         try:
@@ -443,7 +459,7 @@ class TcpNet:
         except trio.TooSlowError as exc:
             raise ConnectError(f"{peer}: no answer within {DIAL_TIMEOUT:.0f} s") from exc
         except OSError as exc:
-            raise ConnectError(f"{peer}: {_reason(exc)}") from exc
+            raise ConnectError(f"{peer}: {_reason(exc)}{_advice(host, exc)}") from exc
         except UnicodeError as exc:
             raise ConnectError(f"{peer}: this is no host name") from exc
         try:
@@ -477,7 +493,14 @@ class TcpNet:
             certificate = stream.getpeercert(binary_form=True)
             completed = True
         except trio.BrokenResourceError as exc:
-            raise ConnectError(f"{peer}: TLS failed: {exc.__cause__ or exc}") from exc
+            if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+                raise AuthenticationError(
+                    f"{peer} has another certificate than ours: give both sides the same one"
+                ) from exc
+            raise ConnectError(
+                f"{peer}: TLS failed: {exc.__cause__ or exc}; is this a dispy-trio node"
+                + (" with a certificate?" if self.certfile else "?")
+            ) from exc
         finally:
             if not completed:
                 _take_apart(stream)
@@ -520,6 +543,13 @@ class TcpNet:
         elif self.force_tls or not is_loopback(bound[0]):
             tls = _server_context()
         return TcpListener(sock, bound, tls, self.force_tls)
+
+
+def _advice(host: str, exc: OSError) -> str:
+    """What to do about an address that can't be dialled, where that is not plain."""
+    if is_loopback(host) and "unreachable" in _reason(exc):
+        return "; the loopback interface is down (`ip link set lo up`)"
+    return ""
 
 
 def _reason(exc: BaseException) -> str:

@@ -12,7 +12,6 @@ comes back are sent to it at once.
 
 from __future__ import annotations
 
-import logging
 import math
 import select
 import threading
@@ -31,6 +30,7 @@ from dispy_trio.errors import (
     OutboxFull,
     ProtocolError,
 )
+from dispy_trio.logs import log
 from dispy_trio.messages import Goodbye, Message, Ping, Pong
 from dispy_trio.protocol.auth import Hello
 from dispy_trio.protocol.codec import FRAME_LIMITS, decode, encode
@@ -44,11 +44,10 @@ from dispy_trio.protocol.framing import (
 )
 from dispy_trio.protocol.handshake import DiallerHandshake, Handshake, ListenerHandshake
 from dispy_trio.protocol.splitting import halves
+from dispy_trio.runtime.segments import Content
 from dispy_trio.seams import ByteStream, Net
 
 __all__ = ["Peer", "PeerStatistics", "accept_connection", "dial_connection"]
-
-log = logging.getLogger("dispy_trio")
 
 HANDSHAKE_TIMEOUT = 5.0
 OUTBOX_LIMIT = 64 * 1024 * 1024
@@ -113,7 +112,9 @@ async def _shake_hands(stream: ByteStream, handshake: Handshake) -> None:
                     count = 0  # The handshake knows best what a close at this point means.
                 handshake.receive_data(buffer[:count])
         if scope.cancelled_caught:
-            raise ConnectError(f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s")
+            raise ConnectError(
+                f"{stream.peer}: no handshake within {HANDSHAKE_TIMEOUT:.0f} s{handshake.doubt}"
+            )
         if handshake.error is not None:
             raise handshake.error
         completed = True
@@ -148,7 +149,7 @@ class _Blob:
     """A blob on its way out."""
 
     number: int
-    buffers: Sequence[memoryview]
+    buffers: Sequence[Content]
     total: int
 
 
@@ -283,7 +284,7 @@ class Peer:
         """Is anything left to be written?"""
         return bool(self._outbox)
 
-    def send_blob_nowait(self, blob: int, buffers: Sequence[memoryview]) -> None:
+    def send_blob_nowait(self, blob: int, buffers: Sequence[Content]) -> None:
         """Queue a blob for the bulk connection. The buffers must not change until it is sent."""
         if self._ended:
             return
@@ -348,19 +349,18 @@ class Peer:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._heartbeat)
                     nursery.start_soon(self._carry_blobs, blob_sink, on_blob)
-                    await self._read(on_message)
+                    try:
+                        await self._read(on_message)
+                    except DispyError as exc:
+                        # Not through the nursery: the errors of the tasks that it cancels would
+                        # hang on its frame, and hold what came, until garbage is collected.
+                        failure = exc
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            ours, others = group.split(DispyError)
-            if others is not None and others.split(trio.Cancelled)[1] is None:
-                # The owner is cancelled: that the connection broke at that moment, as it does when
-                # the other side ends us by its own end, is no news to anybody.
-                raise others from None
-            if ours is None or others is not None:
-                raise  # An error of the owner's callbacks.
-            failure = _first(ours)
+            failure = _only_ours(group)
         finally:
             self._ended = True
+            self.on_unsendable = _drop  # We may be in it ourselves, and such a circle would stay.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 with self._reading:  # Who leads sees that it has ended, within its time.
                     await self._control.aclose()
@@ -369,9 +369,13 @@ class Peer:
         if failure is not None:
             _clear_frames(failure)
         failure = self._failure or failure
-        # Once we have said goodbye it does not matter how the connection ends.
-        if failure is not None and not self._closing:
-            raise failure
+        try:
+            # Once we have said goodbye it does not matter how the connection ends.
+            if failure is not None and not self._closing:
+                raise failure
+        finally:
+            # It has this frame in its traceback, and would wait for the collector of garbage.
+            del failure
 
     async def _read(self, on_message: Callable[[Message], None]) -> None:
         decoder = self._decoder
@@ -691,6 +695,25 @@ class Peer:
             len(self._blobs),
             trio.current_time() - self._last_heard,
         )
+
+
+def _only_ours(group: BaseExceptionGroup[BaseException]) -> DispyError:
+    """What has ended a session.
+
+    Raises:
+        BaseExceptionGroup: of what is not about the session.
+    """
+    ours, others = group.split(DispyError)
+    try:
+        if others is not None and others.split(trio.Cancelled)[1] is None:
+            # The owner is cancelled: that the connection broke at that moment, as it does when
+            # the other side ends us by its own end, is no news to anybody.
+            raise others from None
+        if ours is None or others is not None:
+            raise group  # An error of the owner's callbacks.
+        return _first(ours)
+    finally:
+        del ours, others, group
 
 
 def _clear_frames(error: BaseException | None) -> None:

@@ -6,16 +6,34 @@ Whether it works is tried once per session, with a token, rather than guessed.
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import mmap
 import os
 import stat
 from collections.abc import Sequence
+from typing import Protocol
 
 from dispy_trio.child.parts import span
 from dispy_trio.errors import ConnectionLost, ProtocolError
 
-__all__ = ["can_open", "check_parts", "map_segment", "offer", "open_segment"]
+__all__ = [
+    "Content",
+    "can_open",
+    "check_parts",
+    "content_of",
+    "map_segment",
+    "offer",
+    "open_segment",
+]
+
+
+class Content(Protocol):
+    """Bytes that are taken slice by slice."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, piece: slice, /) -> memoryview | bytes: ...
 
 
 def map_segment(segment: int) -> memoryview:
@@ -24,6 +42,35 @@ def map_segment(segment: int) -> memoryview:
     if not size:
         return memoryview(b"")
     return memoryview(mmap.mmap(segment, size))
+
+
+class _File:
+    """What others can shorten is read: who maps it dies of a page that is gone."""
+
+    def __init__(self, segment: int) -> None:
+        self._descriptor = os.dup(segment)
+        self._size = os.fstat(segment).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, piece: slice, /) -> bytes:
+        start, stop, _ = piece.indices(self._size)
+        found = os.pread(self._descriptor, stop - start, start)
+        # How much comes was told before.
+        return found + bytes(stop - start - len(found))
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def content_of(segment: int) -> Content:
+    """All that is in a segment that a job has made, and may still have; it outlives the descriptor."""
+    try:
+        stays = fcntl.fcntl(segment, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    except OSError:
+        stays = 0  # A file in a directory, which knows no seals.
+    return map_segment(segment) if stays else _File(segment)
 
 
 def open_segment(process: int, descriptor: int) -> int:

@@ -31,7 +31,13 @@ from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.protocol.codec import encode
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.peer import Peer, accept_connection
-from dispy_trio.runtime.segments import can_open, check_parts, map_segment, open_segment
+from dispy_trio.runtime.segments import (
+    can_open,
+    check_parts,
+    content_of,
+    map_segment,
+    open_segment,
+)
 from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.files import FileService
 from dispy_trio.services.knocks import MINUTE, Knocks
@@ -202,7 +208,7 @@ class NodeService:
                 self._forget_job_directories(session, message.numbers)
                 peer.send_nowait(message)
                 for blob, _ in message.blobs.values():
-                    peer.send_blob_nowait(blob, [map_segment(segments[blob])])
+                    peer.send_blob_nowait(blob, [content_of(segments[blob])])
             case c.SendJobsToWorker(session=session, computation=number, worker=worker, jobs=jobs):
                 place = self.places.get((session, number))
                 if place is not None and place.jobs:
@@ -383,7 +389,8 @@ class NodeService:
                 await self._release_place(key, keep=keep and not self.settings.force_cleanup)
         except Exception as exc:
             log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
-        self._computations.pop(key, None)
+        if (closed := self._computations.pop(key, None)) is not None:
+            closed.template = None  # They know each other, and such a circle would stay.
         self.host.feed(e.TemplateClosed(*key))
         if key == self._last:
             self._drain()
@@ -417,7 +424,7 @@ class NodeService:
             self._shut_down_for_client(key)
             return
         computation = self._computations.get(key)
-        if computation is None or computation.template is None:
+        if computation is None or (template := computation.template) is None:
             return
         try:
             body = await self._do_for_job(key, call)
@@ -427,8 +434,7 @@ class NodeService:
             # One job's odd wish is no reason to end those of others.
             log.warning("a job's %r could not be done", call.kind, exc_info=exc)
             body = {"error": fit_note(f"{call.kind}: {type(exc).__name__}: {exc}")}
-        if not computation.closing:
-            computation.template.answer(call.worker, call.call, body)
+        template.answer(call.worker, call.call, body)
 
     async def _do_for_job(self, key: Key, call: seams.WorkerCall) -> dict[str, Any]:
         if (place := self.places.get(key)) is None:
@@ -592,7 +598,8 @@ class NodeService:
             old.close("the same session came again")
         self._peers[session] = peer
         self.host.feed(e.SessionConnected(session, stream.peer))
-        reason: DispyError | None = None
+        # As text: an error has this frame in its traceback, and all that came over the connection.
+        reason: str | None = None
         try:
             async with trio.open_nursery() as nursery:
                 watching: _Watch | None = None
@@ -612,12 +619,12 @@ class NodeService:
                         lambda blob, _memory: self._on_blob(session, blob),
                     )
                 except DispyError as exc:
-                    reason = exc
+                    reason = str(exc)
                 nursery.cancel_scope.cancel()
         except Exception as exc:
             # It is this session's alone, whatever it is: what is left of it is settled below.
             log.error("the session of %s ended by an error of ours", peer.name, exc_info=exc)
-            reason = LocalError(f"{peer.name}: an error of this node's own")
+            reason = f"{peer.name}: an error of this node's own"
         if self._peers.get(session) is not peer:
             return
         del self._peers[session]
@@ -749,15 +756,19 @@ class NodeService:
         """Say goodbye to the clients and kill what runs."""
         for peer in list(self._peers.values()):
             peer.close("the node stops")
-        for key, computation in list(self._computations.items()):
-            computation.closing = True
-            keep = computation.options.keep_files and not self.settings.force_cleanup
-            try:
-                await self._end_template(computation)
-                await self._release_place(key, keep=keep)
-            except Exception as exc:
-                log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
+        async with trio.open_nursery() as closing:
+            for key, computation in self._computations.items():
+                computation.closing = True
+                closing.start_soon(self._stop_computation, key, computation)
         self._computations.clear()
+
+    async def _stop_computation(self, key: Key, computation: _Computation) -> None:
+        keep = computation.options.keep_files and not self.settings.force_cleanup
+        try:
+            await self._end_template(computation)
+            await self._release_place(key, keep=keep)
+        except Exception as exc:
+            log.error("a computation was not closed in good order: %s", exc, exc_info=exc)
 
     # --- control -------------------------------------------------------------------------------
     def control(self, host: str, port: int) -> NodeControl:

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-import dispy_trio
 from dispy_trio.cli.outcomes import Report, Turns, make_report
 from dispy_trio.cli.records import JsonDocument, JsonLines, RecordWriter
-from dispy_trio.client.jobs import ProgramJob
+from dispy_trio.client.jobs import ProgramJob, SubmittedJob
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.models import JobStatus, Outcome
 
@@ -23,15 +22,15 @@ def ended(
     number: int, value: Any, *, stdout: bytes = b"", stderr: bytes = b"", program: bool = False
 ) -> Any:
     """A job that has returned that."""
-    job: Any = (ProgramJob if program else dispy_trio.DispyJob)(number, b"", id=number)
-    job.status, job.outcome, job.reply = JobStatus.Finished, Outcome.RETURNED, pickle.dumps(value)
-    job.output, job.node = (stdout, stderr), "127.0.0.2:9701"
+    job: Any = (ProgramJob if program else SubmittedJob)(number, b"", id=number)
+    job.state, job.outcome, job.reply = JobStatus.Finished, Outcome.RETURNED, pickle.dumps(value)
+    job.output, job.node_key = (stdout, stderr), "127.0.0.2:9701"
     return job
 
 
 def terminated(number: int) -> Any:
-    job: Any = dispy_trio.DispyJob(number, b"", id=number)
-    job.status, job.outcome, job.reply = JobStatus.Terminated, Outcome.REFUSED, b"it was ended"
+    job: Any = SubmittedJob(number, b"", id=number)
+    job.state, job.outcome, job.reply = JobStatus.Terminated, Outcome.REFUSED, b"it was ended"
     return job
 
 

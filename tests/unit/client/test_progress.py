@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import dispy_trio
 from dispy_trio.client import progress
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.nodes import describe_place
 from dispy_trio.client.progress import Counter, Standing, count_of, describe_counts, show_bar
 from dispy_trio.models import JobStatus
@@ -50,8 +50,8 @@ def test_the_number_of_calls_is_known_when_all_lengths_are() -> None:
 
 
 def job_with(status: JobStatus) -> Any:
-    job: Any = dispy_trio.DispyJob(1, b"")
-    job.status = status
+    job: Any = SubmittedJob(1, b"")
+    job.state = status
     return job
 
 
@@ -62,7 +62,7 @@ def test_failures_are_counted_and_taken_back_when_a_node_returns_with_the_result
     )
     counter.ended([finished, abandoned, cancelled], again=False)
     assert (counter.done, counter.failed) == (3, 1)
-    abandoned.status = JobStatus.Finished
+    abandoned.state = JobStatus.Finished
     counter.ended([abandoned], again=True)
     assert (counter.done, counter.failed) == (3, 0)
 

@@ -21,7 +21,7 @@ from dispy_trio.models import JobStatus, Outcome
 )
 def test_the_reason_tells_the_last_lines_of_stderr(written: bytes | memoryview, told: str) -> None:
     job: UserJob[None] = UserJob(1, None, JobStatus.Terminated, outcome=Outcome.DIED, id=7)
-    job.node = "n:1"
+    job.node_key = "n:1"
     job.reply = b"killed by SIGSEGV (11)"
     job.output = (b"", written)
     reason = job.reason()

@@ -188,7 +188,7 @@ class PureCluster:
                         node.inbox.append(message)
                 case c.AnnounceEnded(jobs=jobs):
                     for job in jobs:
-                        self.ends.setdefault(job.number, []).append(job.status)
+                        self.ends.setdefault(job.number, []).append(job.state)
                 case c.CloseComplete():
                     self.complete = True
                 case c.PrepareNode(node=key, computation=number, incarnation=incarnation):

@@ -272,15 +272,15 @@ def test_what_a_forgotten_client_had_there_does_not_run_twice(
     cluster.submit(1)
     cluster.run()
     (job, second) = cluster.jobs
-    assert second.status is JobStatus.Finished
-    assert job.status is (JobStatus.Finished if reentrant else JobStatus.Abandoned)
+    assert second.state is JobStatus.Finished
+    assert job.state is (JobStatus.Finished if reentrant else JobStatus.Abandoned)
     assert cluster.runs == {1: 2 if reentrant else 1, 2: 1}
     # Later breaks are as any others.
     go_away(cluster)
     connect(cluster)
     cluster.submit(1)
     cluster.run()
-    assert cluster.jobs[-1].status is JobStatus.Finished
+    assert cluster.jobs[-1].state is JobStatus.Finished
 
 
 def test_a_client_may_come_back_while_what_it_had_is_being_closed() -> None:

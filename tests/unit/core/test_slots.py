@@ -332,7 +332,7 @@ def test_jobs_of_several_slots_given_in_one_go_fit_the_node() -> None:
     connect(cluster)
     assert slots_given(cluster) == 5
     cluster.run()
-    assert {job.status for job in cluster.jobs} == {JobStatus.Finished}
+    assert {job.state for job in cluster.jobs} == {JobStatus.Finished}
 
 
 @define(eq=False)
@@ -388,11 +388,11 @@ def test_what_no_node_has_is_waited_for_with_one_word_and_held_up_nobody() -> No
     assert "3 cpus, 1 gpus wait: no node has so much (n0: 2 cpus, 2 gpus" in text
     small = queue_job(cluster, Conditions(cpus=2))
     cluster.run()
-    assert small.status is JobStatus.Finished
+    assert small.state is JobStatus.Finished
     # They start when a node has so much.
     cluster.tell_node(cluster.nodes[0], e.SlotsSet(4))
     cluster.run()
-    assert {job.status for job in cluster.jobs} == {JobStatus.Finished}
+    assert {job.state for job in cluster.jobs} == {JobStatus.Finished}
 
 
 def test_a_node_that_is_still_dialled_may_have_what_a_job_asks_for() -> None:
@@ -413,11 +413,11 @@ def test_a_pinned_job_that_its_node_has_no_room_for_holds_up_nobody() -> None:
     stuck = queue_job(cluster, Conditions(cpus=3), pinned="n0")
     others = [queue_job(cluster, Conditions(cpus=2), pinned="n0") for _ in range(3)]
     cluster.run()
-    assert {job.status for job in others} == {JobStatus.Finished}
-    assert stuck.status is JobStatus.Created
+    assert {job.state for job in others} == {JobStatus.Finished}
+    assert stuck.state is JobStatus.Created
     cluster.tell(e.CloseRequested(1, terminate=True))
     cluster.run()
-    assert stuck.status is JobStatus.Cancelled
+    assert stuck.state is JobStatus.Cancelled
     assert cluster.complete
 
 

@@ -182,6 +182,15 @@ def test_somebody_else_altogether() -> None:
     assert theirs.data_to_send() == b"", "a scanner learns nothing"
 
 
+@pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1", b"\0" * 8])
+def test_who_greets_in_other_words_is_known_before_it_falls_silent(greeting: bytes) -> None:
+    ours = dialler()
+    ours.receive_data(greeting[:7])
+    assert ours.wanted, "it may still become one of ours"
+    ours.receive_data(greeting[7:])
+    check_failed(ours, ProtocolError, f"is not a dispy-trio node: it says {greeting[:8]!r}")
+
+
 @pytest.mark.parametrize("change", [{"role": 0}, {"role": 99}, {"kind": 0}, {"kind": 99}])
 def test_a_role_or_kind_that_does_not_exist(change: dict[str, int]) -> None:
     theirs = listener()

@@ -91,10 +91,10 @@ def _serve(
         number = trio.run(_attend, settings, outside, options, hours, voice)
     # No `except*`: what is raised there is a group itself on Python before 3.11.4.
     except BaseExceptionGroup as group:
-        failures, others = group.split(DispyError)
-        if failures is None or others is not None:
+        told, others = group.split(DispyError)
+        if told is None or others is not None:
             raise
-        raise _innermost(failures) from group
+        raise _innermost(told) from group
     finally:
         if options.port_file is not None:
             options.port_file.unlink(missing_ok=True)

@@ -148,9 +148,9 @@ class Engine:
     _statuses: dict[str, trio.Event] = field(factory=dict)
     """Node to the event of its first status."""
     nodes: dict[str, DispyNode] = field(factory=dict)
-    _told_of_unmatched: bool = False
     counters: list[Counter] = field(factory=list)
     """Of bars that are shown."""
+    _told_of_unmatched: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.host = Host(self, self._perform)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, frozen
 
-from dispy_trio.models import JobStatus
+from dispy_trio.client.unseen import FAILED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +35,6 @@ REFRESHES = 10
 """A second."""
 NAME_LIMIT = 20
 """Columns for what runs: a terminal may have 80 in all."""
-FAILED = frozenset({JobStatus.Terminated, JobStatus.Abandoned})
 
 _drawing = threading.Lock()
 """A terminal has room for one bar: what begins while one is shown shows none."""
@@ -64,7 +63,8 @@ class Counter:
 
     def ended(self, jobs: Sequence[Any], again: bool) -> None:
         """These jobs have ended; with `again` for the second time, after having been abandoned."""
-        failed = sum(job.status in FAILED for job in jobs)
+        # Their state, and not their status: nobody has looked at them yet.
+        failed = sum(job.state in FAILED for job in jobs)
         self.failed += failed - (len(jobs) if again else 0)
         self.done += 0 if again else len(jobs)
 

@@ -59,14 +59,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(obj) is functools.cached_property:
             # It has a lock in some versions of Python.
             return _make_cached_property, (obj.func, obj.attrname)
-<<<<<<< HEAD
         if (generator := reduce_generator(obj)) is not None:
             return generator
-=======
         if type(obj) is functools.singledispatchmethod:
             # So has this a cache of weak references.
             return _make_dispatching_method, (obj.func, obj.dispatcher)
->>>>>>> travel
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced

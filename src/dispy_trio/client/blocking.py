@@ -33,12 +33,6 @@ from dispy_trio.client.nodes import (
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
-from dispy_trio.client.progress import (
-    Counter,
-    count_of,
-    watch_counter,
-    watch_engine,
-)
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
@@ -49,6 +43,7 @@ from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
     from dispy_trio.client.callbacks import ClusterCallback, JobCallback
+    from dispy_trio.client.progress import Counter
 
 __all__ = ["JobCluster"]
 
@@ -423,6 +418,8 @@ class JobCluster(Generic[P, T]):
         """
         if not progress:
             return self._as_completed(jobs)
+        from dispy_trio.client.progress import Counter
+
         given = list(jobs)
         counter = Counter(len(given))
         return self._with_bar(self._as_completed(given), counter, counter.took_job)
@@ -493,6 +490,8 @@ class JobCluster(Generic[P, T]):
         values = self._results(iterables, buffersize, chunksize, options)
         if not progress:
             return values
+        from dispy_trio.client.progress import Counter, count_of
+
         counter = Counter(count_of(iterables))
         return self._with_bar(values, counter, counter.took)
 
@@ -531,12 +530,16 @@ class JobCluster(Generic[P, T]):
 
         Jobs that have ended before are not counted. What the block prints goes above the bar.
         """
+        from dispy_trio.client.progress import watch_engine
+
         thread = self._thread
         return watch_engine(self.name, thread.running(), lambda: (thread.number, thread.ended))
 
     def _with_bar(
         self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
     ) -> Iterator[A]:
+        from dispy_trio.client.progress import watch_counter
+
         with watch_counter(self.name, self._thread.running(), counter):
             for value in values:
                 took(value)

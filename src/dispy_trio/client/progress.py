@@ -159,6 +159,7 @@ def _is_terminal(stream: Any) -> bool:
 
 def _draw(name: str, stand: Callable[[], Standing]) -> AbstractContextManager[Any]:
     from rich.console import Console
+    from rich.padding import Padding
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
@@ -178,7 +179,9 @@ def _draw(name: str, stand: Callable[[], Standing]) -> AbstractContextManager[An
                     counts=describe_counts(now),
                     place=now.place,
                 )
-            yield from super().get_renderables()
+            for table in super().get_renderables():
+                # Room for ^C, which the terminal shows at the end of the line.
+                yield Padding(table, (0, 2, 0, 0))
 
     columns = (
         text("{task.description}"),

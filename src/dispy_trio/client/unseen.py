@@ -93,7 +93,10 @@ class Unseen:
 
 
 def look_at(job: UserJob[Any]) -> None:
-    """Somebody looks at a job that has failed."""
+    """Somebody looks at a job that has failed: at its status, its exception, or all that is shown of it.
+
+    That its result is None tells nothing, and who reads no more than that is told at the end.
+    """
     with _lock:
         owner = _owners.get(job)
         _owners[job] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.models import JobStatus, Outcome
 
 TOLD = b"killed by SIGSEGV (11), on node n"
@@ -21,8 +21,8 @@ OURS = """
 """
 
 
-def died(stderr: str, outcome: Outcome = Outcome.DIED) -> DispyJob[int]:
-    return DispyJob(
+def died(stderr: str, outcome: Outcome = Outcome.DIED) -> SubmittedJob[int]:
+    return SubmittedJob(
         7,
         None,
         id=7,

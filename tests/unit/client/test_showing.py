@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dispy_trio.client.handles import JobHandle
-from dispy_trio.client.jobs import DispyJob, snapshot
+from dispy_trio.client.jobs import SubmittedJob, snapshot
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.client.showing import cluster_html, cluster_text
 from dispy_trio.core.nodes import NodeRecord, NodeState
@@ -17,7 +17,7 @@ from dispy_trio.models import JobStatus, Outcome
 NODE = "10.0.0.2:9701"
 
 
-def finished(result: Any, **changes: Any) -> DispyJob[Any]:
+def finished(result: Any, **changes: Any) -> SubmittedJob[Any]:
     facts: dict[str, Any] = {
         "state": JobStatus.Finished,
         "outcome": Outcome.RETURNED,
@@ -26,10 +26,10 @@ def finished(result: Any, **changes: Any) -> DispyJob[Any]:
         "started_at": 100.0,
         "ended_at": 100.25,
     }
-    return DispyJob(7, None, id=7, **{**facts, **changes})
+    return SubmittedJob(7, None, id=7, **{**facts, **changes})
 
 
-def failed(outcome: Outcome, reply: bytes) -> DispyJob[Any]:
+def failed(outcome: Outcome, reply: bytes) -> SubmittedJob[Any]:
     return finished(None, state=JobStatus.Terminated, outcome=outcome, reply=reply)
 
 
@@ -45,8 +45,8 @@ class Wordy:
 
 RAISED = pickle.dumps(("ZeroDivisionError", "by\nzero", "Traceback …\nand a note", None))
 LINES = [
-    (DispyJob(7, b"x" * 120_000, id=7), "<DispyJob 7 Created>"),
-    (DispyJob(7, b"x", id="a" * 500), None),
+    (SubmittedJob(7, b"x" * 120_000, id=7), "<DispyJob 7 Created>"),
+    (SubmittedJob(7, b"x", id="a" * 500), None),
     (JobHandle(7, b"x", id=7), "<JobHandle 7 Created>"),
     (finished(49), f"<DispyJob 7 Finished on {NODE}, 250 ms: 49>"),
     (finished(None, ended_at=111.5), f"<DispyJob 7 Finished on {NODE}, 11.5 s: None>"),

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.unseen import Unseen
 from dispy_trio.models import JobStatus, Outcome
 
 
-def failed(number: int, text: str = "division by zero") -> DispyJob[int]:
+def failed(number: int, text: str = "division by zero") -> SubmittedJob[int]:
     reply = pickle.dumps(("ZeroDivisionError", text, f"Traceback\n{text}", None))
-    return DispyJob(
+    return SubmittedJob(
         number,
         None,
         state=JobStatus.Terminated,
@@ -45,7 +45,7 @@ def test_they_are_counted_the_first_is_named_and_it_is_told_once(
     assert told(unseen, caplog) == []
 
 
-LOOKS: list[Callable[[DispyJob[int]], object]] = [
+LOOKS: list[Callable[[SubmittedJob[int]], object]] = [
     lambda job: job.status,
     lambda job: job.result,
     lambda job: job.exception,
@@ -58,7 +58,7 @@ LOOKS: list[Callable[[DispyJob[int]], object]] = [
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("early", [True, False])
 def test_whoever_looks_at_one_knows_it(
-    look: Callable[[DispyJob[int]], object], early: bool, caplog: pytest.LogCaptureFixture
+    look: Callable[[SubmittedJob[int]], object], early: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Perhaps even before it was counted: another thread may be that fast."""
     unseen = Unseen()
@@ -84,7 +84,7 @@ def test_what_did_not_fail_and_what_callbacks_hear_of_is_not_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     unseen = Unseen()
-    cancelled: DispyJob[int] = DispyJob(1, None, state=JobStatus.Cancelled)
+    cancelled: SubmittedJob[int] = SubmittedJob(1, None, state=JobStatus.Cancelled)
     unseen.add([cancelled])
     unseen.wanted = False
     unseen.add([failed(2)])

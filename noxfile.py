@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -162,7 +163,7 @@ def machines(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def newcomer(session: nox.Session) -> None:
     """The README from top to bottom, by a new user of a bare Debian; as root, with a network."""
-    session.run("python3", "-m", "tests.newcomer", *session.posargs)
+    session.run(sys.executable, "-m", "tests.newcomer", *session.posargs, external=True)
 
 
 @nox.session

@@ -441,7 +441,7 @@ with dispy.JobCluster(analysis.compute) as cluster:
     print(job.exception.splitlines()[-1])
 """
     told = (
-        "NameError: `plotting` of the module 'analysis' is not here: the import of 'analysis' on"
+        "NameError: `plotting` of the module 'analysis': not here, for the import of 'analysis' on"
         " this node failed (ModuleNotFoundError: No module named 'plotting'; send the module"
         " 'plotting' along with depends=, or install it on the node)"
     )
@@ -484,7 +484,7 @@ cluster.close()
     for line, what in zip(
         lines[1:], ("`lock`, a lock", "`nested`, a dict", "`cluster`, a lock"), strict=True
     ):
-        assert line.startswith(f"NameError: global {what}, is not here: it cannot be pickled (")
+        assert line.startswith(f"NameError: global {what}: not here, for it cannot be pickled (")
 
 
 # --- import dispy ------------------------------------------------------------------------------

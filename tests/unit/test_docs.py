@@ -12,10 +12,10 @@ import pytest
 import dispy_trio
 from dispy_trio.core.jobs import MOVES, draw
 from dispy_trio.core.sessions import WORKER_MOVES
+from tests.readme import PYTHON, steps
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("moves", [MOVES, WORKER_MOVES], ids=["job", "worker"])
@@ -31,7 +31,7 @@ def test_every_module_named_in_the_architecture_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=lambda code: code[:30]
+    "code", [step.text for step in steps() if step.language == PYTHON], ids=lambda code: code[:30]
 )
 def test_the_readme_s_programs_run(code: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"

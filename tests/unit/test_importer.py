@@ -149,7 +149,7 @@ def test_what_runs_of_a_module_that_fails_is_had_once_it_is_tolerated(
         assert repr(getattr(fails, name)) == (f"<stands for `{name}` of the module 'carriedfails'>")
     with pytest.raises(
         NameError,
-        match=r"`missing` of the module 'carriedfails' is not here: the import of 'carriedfails' on"
+        match=r"`missing` of the module 'carriedfails': not here, for the import of 'carriedfails' on"
         r" this node failed \(ModuleNotFoundError: No module named 'nowhere_to_be_found'; send the"
         r" module 'nowhere_to_be_found' along with depends=, or install it on the node\)",
     ):

@@ -182,14 +182,27 @@ def test_a_global_that_cannot_be_pickled_is_no_reason_to_refuse() -> None:
     assert there() == [1]
     with pytest.raises(
         NameError,
-        match=r"global `shared`, a dict, is not here: it cannot be pickled \(TypeError: cannot"
+        match=r"global `shared`, a dict: not here, for it cannot be pickled \(TypeError: cannot"
         r" pickle '_thread.lock' object\)",
     ):
         there(use=True)
-    with pytest.raises(NameError, match="global `lock`, a lock, is not here"):
+    with pytest.raises(NameError, match="global `lock`, a lock: not here"):
         there(deep=True)
 
 
 def test_what_is_not_a_global_is_refused_as_before() -> None:
     with pytest.raises(TypeError, match="lock"):
         NOTHING_CARRIED.dumps(lambda lock=LOCK: lock)
+
+
+def test_a_computation_that_uses_it_first_of_all_is_refused() -> None:
+    straight = from_main("def f(n):\n    with lock:\n        return n\n", lock=LOCK)
+    branch = from_main("def f(n):\n    if n: return lock.acquire()\n", lock=LOCK)
+    for wrapped in (straight, functools.partial(straight, 1), functools.cache(straight)):
+        with pytest.raises(
+            pickle.PicklingError,
+            match=r"^global `lock`, a lock: it cannot be pickled \(TypeError: cannot pickle",
+        ):
+            Carried.with_computation({"function": wrapped})
+    data, _ = Carried.with_computation({"function": branch})
+    assert pickle.loads(data)["function"](0) is None

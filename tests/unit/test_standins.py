@@ -15,7 +15,7 @@ import pytest
 
 from dispy_trio.child.standins import StandIn
 
-SUBJECT: Any = StandIn("global `lock`, a lock,", "it cannot be pickled")
+SUBJECT: Any = StandIn("global `lock`, a lock", "it cannot be pickled")
 USES: list[Callable[[Any], object]] = [
     lambda x: x(),
     lambda x: x.acquire,
@@ -45,13 +45,13 @@ USES: list[Callable[[Any], object]] = [
 @pytest.mark.parametrize("use", USES)
 def test_says_what_it_stands_for_when_it_is_used(use: Callable[[Any], object]) -> None:
     with pytest.raises(
-        NameError, match=r"^global `lock`, a lock, is not here: it cannot be pickled$"
+        NameError, match=r"^global `lock`, a lock: not here, for it cannot be pickled$"
     ):
         use(SUBJECT)
 
 
 def test_may_be_looked_at_handed_on_and_copied() -> None:
-    assert repr(SUBJECT) == str(SUBJECT) == "<stands for global `lock`, a lock,>"
+    assert repr(SUBJECT) == str(SUBJECT) == "<stands for global `lock`, a lock>"
     assert SUBJECT is not None
     assert not isinstance(SUBJECT, str)
     assert not inspect.isfunction(SUBJECT)

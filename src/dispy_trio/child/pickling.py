@@ -61,6 +61,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _make_cached_property, (obj.func, obj.attrname)
         if (generator := reduce_generator(obj)) is not None:
             return generator
+        if type(obj) is functools.singledispatchmethod:
+            # So has this a cache of weak references.
+            return _make_dispatching_method, (obj.func, obj.dispatcher)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced
@@ -164,6 +167,12 @@ def _reduce_dispatcher(dispatcher: Any) -> tuple[Any, ...]:
 
 def _make_dispatcher(function: Callable[..., Any]) -> Any:
     return functools.singledispatch(function)
+
+
+def _make_dispatching_method(function: Callable[..., Any], dispatcher: Any) -> Any:
+    made = functools.singledispatchmethod(function)
+    made.dispatcher = dispatcher
+    return made
 
 
 def _register(dispatcher: Any, functions: Mapping[type, Callable[..., Any]]) -> None:

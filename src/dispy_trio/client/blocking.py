@@ -13,6 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
@@ -32,6 +33,12 @@ from dispy_trio.client.nodes import (
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
+from dispy_trio.client.progress import (
+    Counter,
+    count_of,
+    watch_counter,
+    watch_engine,
+)
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
@@ -47,6 +54,7 @@ __all__ = ["JobCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
 
 _now = time.time
 
@@ -404,8 +412,22 @@ class JobCluster(Generic[P, T]):
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
 
-    def as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
-        """Yield the jobs in the order in which they end."""
+    def as_completed(
+        self, jobs: Iterable[DispyJob[T]], *, progress: bool = False
+    ) -> Iterator[DispyJob[T]]:
+        """Yield the jobs in the order in which they end.
+
+        Args:
+            jobs: to wait for.
+            progress: show a bar on stderr, if that is a terminal.
+        """
+        if not progress:
+            return self._as_completed(jobs)
+        given = list(jobs)
+        counter = Counter(len(given))
+        return self._with_bar(self._as_completed(given), counter, counter.took_job)
+
+    def _as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
         done: SimpleQueue[UserJob[Any]] = SimpleQueue()
         given = list(jobs)
         for job in given:
@@ -419,14 +441,21 @@ class JobCluster(Generic[P, T]):
                 seen.add(ended.number)
                 yield ended
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> bool:
         """Wait until no job is pending and the callbacks of all have returned, also of those that
         callbacks have submitted meanwhile. Within a callback, wait for the jobs alone.
+
+        Args:
+            timeout: seconds to wait at most; None for no limit.
+            progress: show a bar on stderr, if that is a terminal.
 
         Returns:
             False when `timeout` seconds have passed before.
         """
-        return self._thread.wait(timeout)
+        if not progress:
+            return self._thread.wait(timeout)
+        with self.progress():
+            return self._thread.wait(timeout)
 
     __call__ = wait
 
@@ -435,6 +464,7 @@ class JobCluster(Generic[P, T]):
         *iterables: Iterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """Call the computation with the items of the iterables; yield the results in order.
 
@@ -445,13 +475,28 @@ class JobCluster(Generic[P, T]):
             iterables: one for each argument; the shortest one ends it.
             buffersize: calls that may be read ahead of the results taken; bounded also by default.
             chunksize: calls in one job; None chooses by measured duration.
+            progress: show a bar of the calls on stderr, if that is a terminal.
 
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
-        return self._map(iterables, buffersize, chunksize, None)
+        return self._map(iterables, buffersize, chunksize, None, progress)
 
     def _map(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        buffersize: int | None,
+        chunksize: int | None,
+        options: JobOptions | None,
+        progress: bool,
+    ) -> Iterator[T]:
+        values = self._results(iterables, buffersize, chunksize, options)
+        if not progress:
+            return values
+        counter = Counter(count_of(iterables))
+        return self._with_bar(values, counter, counter.took)
+
+    def _results(
         self,
         iterables: tuple[Iterable[Any], ...],
         buffersize: int | None,
@@ -477,6 +522,25 @@ class JobCluster(Generic[P, T]):
             for job, _ in stream.pending:
                 if not job.ended:
                     self.cancel(job)
+
+    def progress(self) -> AbstractContextManager[None]:
+        """Show a bar of this cluster's jobs on stderr while a block runs, if that is a terminal.
+
+        >>> with cluster.progress():
+        ...     results = [job() for job in jobs]
+
+        Jobs that have ended before are not counted. What the block prints goes above the bar.
+        """
+        thread = self._thread
+        return watch_engine(self.name, thread.running(), lambda: (thread.number, thread.ended))
+
+    def _with_bar(
+        self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
+    ) -> Iterator[A]:
+        with watch_counter(self.name, self._thread.running(), counter):
+            for value in values:
+                took(value)
+                yield value
 
     # --- nodes ---------------------------------------------------------------------------------
     def _key_of(self, node: Any, *, awaited: bool = False) -> str | None:

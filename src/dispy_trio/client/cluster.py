@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 import trio
@@ -22,6 +22,7 @@ from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
+from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -32,6 +33,7 @@ __all__ = ["Cluster", "open_cluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 @define(eq=False, repr=False)
@@ -134,11 +136,12 @@ class Cluster(Generic[P, T]):
         self._check_process()
         self._engine.cancel(job)
 
-    async def map(
+    def map(
         self,
         *iterables: Iterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        progress: bool = False,
     ) -> AsyncGenerator[T, None]:
         """Call the computation with the items of the iterables; yield the results in order.
 
@@ -150,10 +153,23 @@ class Cluster(Generic[P, T]):
             iterables: one for each argument; the shortest one ends it.
             buffersize: calls that may be read ahead of the results taken; bounded also by default.
             chunksize: calls in one job; None chooses by measured duration.
+            progress: show a bar of the calls on stderr, if that is a terminal.
 
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
+        values = self._results(iterables, buffersize, chunksize)
+        if not progress:
+            return values
+        counter = Counter(count_of(iterables))
+        return self._with_bar(values, counter, counter.took)
+
+    async def _results(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        buffersize: int | None,
+        chunksize: int | None,
+    ) -> AsyncGenerator[T, None]:
         self._check_process()
         machine = self._engine.machine
         carried = self._engine.work.carried
@@ -171,10 +187,24 @@ class Cluster(Generic[P, T]):
             for job, _ in stream.pending:
                 job.cancel()
 
-    async def as_completed(
+    def as_completed(
+        self, jobs: Iterable[JobHandle[T]], *, progress: bool = False
+    ) -> AsyncGenerator[JobHandle[T], None]:
+        """Yield the jobs in the order in which they end.
+
+        Args:
+            jobs: to wait for.
+            progress: show a bar on stderr, if that is a terminal.
+        """
+        if not progress:
+            return self._as_completed(jobs)
+        given = list(jobs)
+        counter = Counter(len(given))
+        return self._with_bar(self._as_completed(given), counter, counter.took_job)
+
+    async def _as_completed(
         self, jobs: Iterable[JobHandle[T]]
     ) -> AsyncGenerator[JobHandle[T], None]:
-        """Yield the jobs in the order in which they end."""
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0
         for job in jobs:
@@ -193,10 +223,36 @@ class Cluster(Generic[P, T]):
         for _ in range(waiting):
             yield await receive.receive()
 
-    async def wait(self) -> None:
-        """Wait until no job is pending."""
+    async def wait(self, *, progress: bool = False) -> None:
+        """Wait until no job is pending.
+
+        Args:
+            progress: show a bar on stderr, if that is a terminal.
+        """
         self._check_process()
-        await self._engine.wait_drained()
+        with self.progress() if progress else nullcontext():
+            await self._engine.wait_drained()
+
+    def progress(self) -> AbstractContextManager[None]:
+        """Show a bar of this cluster's jobs on stderr while a block runs, if that is a terminal.
+
+        Jobs that have ended before are not counted. What the block prints goes above the bar.
+        """
+
+        def read() -> tuple[int, int]:
+            submitted = self._next_number - 1
+            return submitted, submitted - self._engine.count_pending()
+
+        return watch_engine(self._engine.work.opening.name, self._engine, read)
+
+    async def _with_bar(
+        self, values: AsyncGenerator[A, None], counter: Counter, took: Callable[[A], None]
+    ) -> AsyncGenerator[A, None]:
+        with watch_counter(self._engine.work.opening.name, self._engine, counter):
+            async with aclosing(values):
+                async for value in values:
+                    took(value)
+                    yield value  # noqa: ASYNC119 - left early, it ends as late as the jobs do
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""

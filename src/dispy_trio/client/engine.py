@@ -37,6 +37,7 @@ from dispy_trio.client.nodes import (
     node_key,
     unmatched_text,
 )
+from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.client.unseen import Unseen, look_at
@@ -147,6 +148,8 @@ class Engine:
     _statuses: dict[str, trio.Event] = field(factory=dict)
     """Node to the event of its first status."""
     nodes: dict[str, DispyNode] = field(factory=dict)
+    counters: list[Counter] = field(factory=list)
+    """Of bars that are shown."""
     _told_of_unmatched: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -314,6 +317,8 @@ class Engine:
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
+        for counter in self.counters:
+            counter.ended(jobs, again)
 
     def node(self, key: str) -> DispyNode:
         """A node, as users see it."""

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from attrs import define, frozen
@@ -26,6 +26,7 @@ __all__ = [
     "NodeChoice",
     "allocate",
     "choose_nodes",
+    "describe_place",
     "is_meant",
     "node_key",
     "parse_node",
@@ -443,6 +444,35 @@ class ClusterStatus(NamedTuple):
     nodes: list[DispyNode]
     jobs_pending: int
     """Jobs submitted that have not ended."""
+
+    @property
+    def place(self) -> str:
+        """Where jobs run now: ``2 slots on this machine``."""
+        slots = {node.address: node.cpus for node in self.nodes if node.connected and node.cpus}
+        return describe_place(slots)
+
+
+def describe_place(slots: Mapping[str, int]) -> str:
+    """Where jobs run, in words.
+
+    Args:
+        slots: of each node that can be used, by its address.
+    """
+    if not slots:
+        return "no slots yet"
+    count = sum(slots.values())
+    where = next(iter(slots)) if len(slots) == 1 else f"{len(slots)} nodes"
+    if all(map(_is_here, slots)):
+        where = "this machine"
+    return f"{count} slot{'' if count == 1 else 's'} on {where}"
+
+
+def _is_here(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @define

@@ -67,6 +67,7 @@ class OptionedCluster(Generic[P, T]):
         *iterables: Iterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """As `JobCluster.map`; the options are those of each job, which may hold many calls."""
-        return self._cluster._map(iterables, buffersize, chunksize, self._options)
+        return self._cluster._map(iterables, buffersize, chunksize, self._options, progress)

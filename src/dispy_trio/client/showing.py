@@ -45,7 +45,11 @@ def _spell(seconds: float) -> str:
 # --- jobs ------------------------------------------------------------------------------------------
 def _facts(job: UserJob[Any]) -> list[tuple[str, str]]:
     """What there is to tell of a job, each under its name."""
-    facts = [("job", _fit(_short.repr(job.id))), ("status", job.status.name)]
+    status = job.status  # Of a program's own job, whatever it has set.
+    facts = [
+        ("job", _fit(_short.repr(job.id))),
+        ("status", str(getattr(status, "name", None) or status)),
+    ]
     if job.node is not None:
         facts.append(("node", job.node))
     if job.start_time is not None and job.state is not JobStatus.Created:

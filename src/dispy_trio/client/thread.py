@@ -77,6 +77,8 @@ class ClusterThread:
     log: DispyLogger = field(init=False)
     """For what is said of this cluster."""
     _was_closed: bool = False
+    _gave_up: bool = False
+    """Whoever made it was interrupted before it had started."""
     _failure: BaseException | None = None
     _started: threading.Event = field(factory=threading.Event)
     _token: trio.lowlevel.TrioToken | None = None
@@ -98,7 +100,14 @@ class ClusterThread:
         forks.watch(self)
         _running.add(self)
         self._thread.start()
-        self._started.wait()
+        try:
+            self._started.wait()
+        except KeyboardInterrupt:
+            # The user has no cluster to close yet.
+            self._gave_up = True
+            if self._token is not None:
+                self.call_soon(self._leave, True)
+            raise
         if self._failure is not None:
             self._thread.join()
             raise self._failure
@@ -125,31 +134,37 @@ class ClusterThread:
         from dispy_trio.client.engine import open_engine
 
         leave = trio.Event()
+        opening = trio.CancelScope()
         terminate = False
 
         def set_leave(how: bool) -> None:
             nonlocal terminate
             terminate = terminate or how
             leave.set()
+            if self.engine is None:
+                opening.cancel()  # It waits for a first node.
             if terminate and self.engine is not None:
                 self.engine.close(terminate=True)
 
-        self._token = trio.lowlevel.current_trio_token()
         self._leave = set_leave
-        async with open_engine(
-            self.work,
-            self.settings,
-            ClusterEars(self),
-            self.embedded,
-            find_owner=self._find_cluster,
-        ) as engine:
-            self.engine = engine
-            # Callbacks are told of each job.
-            engine.unseen.wanted = self.notifier is None
-            self._started.set()
-            await leave.wait()
-            if terminate:
-                engine.close(terminate=True)
+        self._token = trio.lowlevel.current_trio_token()
+        if self._gave_up:
+            opening.cancel()
+        with opening:
+            async with open_engine(
+                self.work,
+                self.settings,
+                ClusterEars(self),
+                self.embedded,
+                find_owner=self._find_cluster,
+            ) as engine:
+                self.engine = engine
+                # Callbacks are told of each job.
+                engine.unseen.wanted = self.notifier is None
+                self._started.set()
+                await leave.wait()
+                if terminate:
+                    engine.close(terminate=True)
 
     def _find_cluster(self) -> Any:
         """For `NodeAllocate.allocate`."""

@@ -11,9 +11,9 @@ recalled.
 
 Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node, once
 it has answered, the others in a heap. A node serves its pinned jobs first, then whichever is due of
-the heap and the queue: the higher priority, and among equals the older. When the one that is due needs more than a
-capable node has free, that one node is kept for it, so that small jobs can't starve large ones.
-One that needs more than any node has is put away until the nodes change, and the user is told.
+the heap and the queue: the higher priority, and among equals the older. When the one that is due
+needs more than a capable node has free, that one node is kept for it, so that small jobs can't
+starve large ones. One that needs more than any node has is put away until the nodes change, and the user is told.
 """
 
 from __future__ import annotations

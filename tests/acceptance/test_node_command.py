@@ -190,7 +190,7 @@ def test_clean_finds_a_node_whose_port_the_system_chose(world: World) -> None:
     assert f"port {port} has a node already, process {first.process.pid}; --clean ends it" in err
     second = start_on(world, port, "--clean")
     assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
-    assert finish(first.process)[0] == 0
+    assert finish(first.process)[0] == 128 + signal.SIGTERM
     assert lock.read_text() == f"{second.pid} dispy-trio node\n"
 
 

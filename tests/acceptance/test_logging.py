@@ -23,12 +23,14 @@ if "configured" in sys.argv:
 if "silent" in sys.argv:
     logging.getLogger().addHandler(logging.NullHandler())
 
+dispy.logger.debug("below the level")
 dispy.logger.info("begun")
+chatty = dispy.JobCluster(double, name="chatty", loglevel=dispy.logger.DEBUG)
 usual = dispy.JobCluster(double, name="usual")
 quiet = dispy.JobCluster(
     double, name="quiet", loglevel=dispy.logger.CRITICAL, job_status=job_status, cpus=1
 )
-for cluster in (usual, quiet):
+for cluster in (chatty, usual, quiet):
     job = cluster.submit(1)
     assert job() == 2
     cluster.cancel(job)
@@ -39,8 +41,10 @@ dispy.logger.critical("ended")
 """
 TOLD = (
     r"{0}INFO{1}begun\n"
-    r"{0}INFO{1}no nodes named: using an embedded local node at [\d.:]+\n"
+    r"{0}DEBUG{1}no nodes named: using an embedded local node at [\d.:]+\n"
     r"{0}WARNING{1}job 1 has ended; it can't be cancelled\n"
+    r"{0}WARNING{1}allocate_node: .*\n"
+    r"{0}WARNING{1}job 2 has ended; it can't be cancelled\n"
     r"{0}WARNING{1}allocate_node: .*\n"
     r"{0}CRITICAL{1}ended\n"
 )

@@ -235,7 +235,7 @@ def talk(n):
     print("\u20ac", n)
     return n
 
-with dispy.JobCluster(talk, live_output=True, loglevel=dispy.logger.WARNING) as cluster:
+with dispy.JobCluster(talk, live_output=True) as cluster:
     cluster.submit(0)()
     reader, writer = os.pipe()
     os.close(reader)

@@ -254,7 +254,9 @@ def test_a_mistake_is_told_in_one_line_with_status_2(world: World, line: str, sa
 
 @pytest.mark.parametrize("command", ["run", "mapreduce"])
 def test_no_usable_node_is_status_3(world: World, command: str) -> None:
-    program = world.write("count.py", "def mapper(line):\n    return [(line, 1)]\n\nreducer = sum\n")
+    program = world.write(
+        "count.py", "def mapper(line):\n    return [(line, 1)]\n\nreducer = sum\n"
+    )
     what = f"{program}:mapper" if command == "run" else program
     options = ("-n", "127.0.0.1:1", "--connect-timeout", "0.5")
     words = (sys.executable, "-m", "dispy_trio", command, *options, what, program)

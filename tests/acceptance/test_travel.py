@@ -169,6 +169,32 @@ def test_a_class_redefined_between_submits_is_another(nodes: World) -> None:
     ]
 
 
+def test_classes_of_a_file_that_is_run_are_the_same_on_both_sides(nodes: World) -> None:
+    nodes.write(
+        "counted.py",
+        """
+class Count:
+    def __init__(self, n):
+        self.n = n
+
+def mapper(word):
+    yield word.strip(), Count(1)
+
+def reducer(word, counts):
+    return Count(sum(count.n for count in counts))
+""",
+    )
+    nodes.write("words.txt", "a\nb\na\n")
+    script = """
+from dispy_mapreduce.program import run_program
+result = dict(run_program("counted.py", ["words.txt"]))
+import counted
+print({word: count.n for word, count in sorted(result.items())})
+print({type(count) is counted.Count for count in result.values()})
+"""
+    assert nodes.run(script) == "{'a': 2, 'b': 1}\n{True}\n"
+
+
 # --- functions ---------------------------------------------------------------------------------
 STARTED = """
 import multiprocessing, sys
@@ -497,7 +523,8 @@ import dispy
 import uses
 
 def compute():
-    import dispy, dispy.config, uses
+    import dispy, dispy.config, dispy.httpd, uses
+    assert dispy.httpd.DispyHTTPServer.__module__ == "dispy_trio.httpd"
     return dispy.__name__, uses.dispy is dispy, uses.c is dispy.config, uses.DispyJob.Finished.name
 
 print(dispy is dispy_trio, uses.DispyJob is dispy_trio.DispyJob, dispy.__spec__.name)

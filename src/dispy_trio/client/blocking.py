@@ -164,16 +164,16 @@ class JobCluster(Generic[P, T]):
         logger.setLevel(loglevel)
         with messages_from(loglevel):
             choice = choose_nodes(nodes)
-        # Started first: its interpreter starts up while ours imports what it needs.
-        embedded = None
-        if choice.embedded:
-            embedded = EmbeddedNode(
-                cpus=cpus,
-                secret_file=secret_file,
-                secret=secret,
-                certfile=certfile,
-                keyfile=keyfile,
-            )
+            # Started first: its interpreter starts up while ours imports what it needs.
+            embedded = None
+            if choice.embedded:
+                embedded = EmbeddedNode(
+                    cpus=cpus,
+                    secret_file=secret_file,
+                    secret=secret,
+                    certfile=certfile,
+                    keyfile=keyfile,
+                )
         try:
             from dispy_trio.client import settings as s
 

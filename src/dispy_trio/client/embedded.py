@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import select
 import socket
@@ -23,6 +22,7 @@ from typing import TextIO, TypedDict
 
 from dispy_trio.client import forks
 from dispy_trio.compute.descriptors import usual_limit
+from dispy_trio.logs import log
 
 __all__ = ["EmbeddedNode"]
 
@@ -74,7 +74,7 @@ class EmbeddedNode:
             "secret": secret,
             "certfile": None if certfile is None else os.fspath(certfile),
             "keyfile": None if keyfile is None else os.fspath(keyfile),
-            "debug": logging.getLogger("dispy_trio").isEnabledFor(logging.DEBUG),
+            "debug": log.isEnabledFor(log.DEBUG),
         }
         ours, theirs = socket.socketpair()
         with theirs:

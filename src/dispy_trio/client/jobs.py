@@ -149,8 +149,7 @@ class UserJob(Job, Generic[T]):
             provisional: T | None = None if pickled is None else unpack_result(pickled)
             return provisional
         if self.state is not JobStatus.Finished:
-            if self.state in FAILED:
-                look_at(self)
+            # Of a job that failed this tells nothing, and is no look at it.
             return None
         if self._value is _UNREAD:
             reply = self.reply

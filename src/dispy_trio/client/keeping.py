@@ -80,7 +80,7 @@ class Keeper:
                 kind = LocalError if said["is_local"] else ConnectError
                 raise kind(f"the embedded node can't start: {said['failure']}")
             address = said["address"]
-            log.info("no nodes named: using an embedded local node at %s", address)
+            log.debug("no nodes named: using an embedded local node at %s", address)
             host, port = parse_node(address)
             assert port is not None, "it writes its port"
             async with trio.open_nursery() as nursery:

@@ -7,6 +7,8 @@ they can do with one that never was anywhere: ``job = DispyJob(None, args, {})``
 
 from __future__ import annotations
 
+import html
+import reprlib
 import threading
 from typing import Any
 
@@ -59,6 +61,12 @@ class OwnJob(DispyJob[Any]):
         if clear:
             self.finish.clear()
         return self.result
+
+    def __repr__(self) -> str:
+        return f"<DispyJob {reprlib.repr(self.id)} of the program's own>"
+
+    def _repr_html_(self) -> str:
+        return html.escape(repr(self))
 
 
 def make_own(job: DispyJob[Any], submit_time: float) -> None:

@@ -6,7 +6,6 @@ a line: whoever lets go of a job gives its memory back, and the job is still one
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from dispy_trio.compute.packaging import unpack_result
+from dispy_trio.logs import log
 from dispy_trio.models import JobStatus, Outcome
 from dispy_trio.texts import NOTE_LIMIT
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dispy_trio.client.jobs import UserJob
 
 __all__ = ["FAILED", "Unseen", "failure_line", "look_at"]
-
-log = logging.getLogger("dispy_trio")
 
 FAILED = frozenset({JobStatus.Terminated, JobStatus.Abandoned})
 MOST_LINES = 100
@@ -93,7 +91,10 @@ class Unseen:
 
 
 def look_at(job: UserJob[Any]) -> None:
-    """Somebody looks at a job that has failed."""
+    """Somebody looks at a job that has failed: at its status, its exception, or all that is shown of it.
+
+    That its result is None tells nothing, and who reads no more than that is told at the end.
+    """
     with _lock:
         owner = _owners.get(job)
         _owners[job] = None

@@ -58,6 +58,13 @@ def test_it_is_over_when_the_program_sets_finish() -> None:
     assert not job.finish.is_set()
 
 
+def test_it_is_shown_in_a_line_whatever_it_was_given() -> None:
+    job: Any = dispy.DispyJob("a<b", ("x" * 1000,), {})
+    job.result, job.status = "y" * 1000, 17
+    assert repr(job) == "<DispyJob 'a<b' of the program's own>"
+    assert job._repr_html_().startswith("&lt;DispyJob")
+
+
 def test_it_has_no_attributes_but_those_of_dispy() -> None:
     job: Any = dispy.DispyJob(None, (), {})
     with pytest.raises(AttributeError):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dispy_trio.client.handles import JobHandle
-from dispy_trio.client.jobs import DispyJob, SubmittedJob, snapshot
+from dispy_trio.client.jobs import SubmittedJob, snapshot
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.client.showing import cluster_html, cluster_text
 from dispy_trio.core.nodes import NodeRecord, NodeState
@@ -89,15 +89,6 @@ def test_a_result_that_was_looked_at_is_shown_in_short() -> None:
     assert len(job.result) == 120_000
     assert "'xxxx" in repr(job)
     assert len(repr(job)) < 300
-
-
-def test_a_job_that_a_program_made_itself_is_shown_as_it_was_set() -> None:
-    job = DispyJob("mine", (b"x" * 120_000,), {})
-    assert repr(job) == "<DispyJob 'mine' Created>"
-    job.result = "x" * 120_000
-    for status, name in ((JobStatus.Finished, "Finished"), (10, "10"), (None, "None")):
-        job.status = status  # type: ignore[misc,assignment]
-        assert repr(job) == f"<DispyJob 'mine' {name}>"
 
 
 def test_a_job_in_a_notebook() -> None:

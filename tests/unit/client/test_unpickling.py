@@ -13,7 +13,7 @@ import pytest
 
 from dispy_trio.client.callbacks import Notifier
 from dispy_trio.client.chunking import CallStream, ChunkSizer
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.errors import JobFailed, RemoteTraceback, ResultUnpicklable
@@ -53,8 +53,8 @@ def throw(kind: type[BaseException]) -> None:
 EXITS = [(sys.exit, 3), (throw, GeneratorExit), (throw, Grim), (throw, MemoryError)]
 
 
-def finished(value: Any) -> DispyJob[Any]:
-    job: DispyJob[Any] = DispyJob(1, None, started_at=1.0, ended_at=2.0)
+def finished(value: Any) -> SubmittedJob[Any]:
+    job: SubmittedJob[Any] = SubmittedJob(1, None, started_at=1.0, ended_at=2.0)
     job.state, job.outcome, job.reply = JobStatus.Finished, Outcome.RETURNED, pickle.dumps(value)
     return job
 
@@ -105,7 +105,7 @@ def test_the_keyboard_still_interrupts() -> None:
 
 
 def test_a_provisional_result_that_ends_programs_is_told_of() -> None:
-    job: DispyJob[Any] = DispyJob(1, None)
+    job: SubmittedJob[Any] = SubmittedJob(1, None)
     job.state = JobStatus.ProvisionalResult
     job.extras = JobExtras(provisional=pickle.dumps(Calling(sys.exit, 3)))
     with pytest.raises(ResultUnpicklable):
@@ -113,7 +113,7 @@ def test_a_provisional_result_that_ends_programs_is_told_of() -> None:
 
 
 def test_a_call_of_map_that_raises_such_an_exception_is_told_of() -> None:
-    stream: CallStream[DispyJob[Any]] = CallStream(([1],), lambda _: job, None, ChunkSizer())
+    stream: CallStream[SubmittedJob[Any]] = CallStream(([1],), lambda _: job, None, ChunkSizer())
     job = finished(([], raised(CallingError(sys.exit, 3))))
     assert type(stream.take(job, 1)[1]) is JobFailed
 
@@ -123,7 +123,7 @@ def test_a_callback_that_exits_leaves_the_others_to_be_called(
 ) -> None:
     told: list[int | None] = []
 
-    def tell(job: DispyJob[Any]) -> None:
+    def tell(job: SubmittedJob[Any]) -> None:
         try:
             told.append(job.result)
         except ResultUnpicklable:

@@ -47,9 +47,7 @@ def test_they_are_counted_the_first_is_named_and_it_is_told_once(
 
 LOOKS: list[Callable[[SubmittedJob[int]], object]] = [
     lambda job: job.status,
-    lambda job: job.result,
     lambda job: job.exception,
-    lambda job: job(),
     lambda job: job.reason(),
     repr,
 ]
@@ -70,6 +68,17 @@ def test_whoever_looks_at_one_knows_it(
         look(jobs[0])
     (line,) = told(unseen, caplog)
     assert line.startswith("cluster compute: 1 of 100 jobs failed; first: job 'job 2', ")
+
+
+@pytest.mark.parametrize("look", [lambda job: job.result, lambda job: job(), lambda job: job.ended])
+def test_whoever_reads_only_a_result_of_none_is_told(
+    look: Callable[[SubmittedJob[int]], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    unseen = Unseen()
+    job = failed(1)
+    unseen.add([job])
+    look(job)
+    assert len(told(unseen, caplog)) == 1
 
 
 def test_those_that_nobody_keeps_count_as_well(caplog: pytest.LogCaptureFixture) -> None:

@@ -103,7 +103,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types."""
     session.install("-e", ".", *group("types"))
-    session.run("mypy", *(session.posargs or ["src", "benchmarks"]))
+    session.run("mypy", *(session.posargs or ["src", "benchmarks", "tests/types"]))
 
 
 @nox.session(python=PYTHONS)

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-import cloudpickle
+from dispy_trio import job
 
 __all__ = ["CHUNK_PAIRS", "decode", "decode_chunks", "encode", "encode_chunks"]
 
@@ -86,12 +86,7 @@ def _encode_column(column: Sequence[Any]) -> tuple[bytes, bytes]:
                     return kind, array(kind.decode(), column).tobytes()
                 except OverflowError:
                     pass  # the next is longer; what is beyond 64 bits is pickled below
-    listed = list(column)
-    try:
-        return _PICKLED, pickle.dumps(listed, protocol=5)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        # Of a class or function that exists by value only, as those of a script's __main__ do.
-        return _PICKLED, cloudpickle.dumps(listed, protocol=5)
+    return _PICKLED, job.dumps(list(column))
 
 
 def _joined(separator: Any, column: Iterable[Any]) -> Any:

@@ -52,9 +52,10 @@ def run_program(
     *,
     output: str | None = None,
     nodes: Sequence[str] | None = None,
+    cluster: Any = None,
     partitions: int | None = None,
 ) -> Any:
-    """Run a program over files and patterns; what `map_reduce` raises and returns."""
+    """Run a program over files and patterns; what `map_reduce` takes, raises and returns."""
     from dispy_mapreduce.api import map_reduce
     from dispy_mapreduce.plan import files
 
@@ -67,6 +68,7 @@ def run_program(
         combiner=program.combiner,
         output=output,
         nodes=nodes or None,
+        cluster=cluster,
         partitions=partitions,
     )
 
@@ -90,9 +92,9 @@ def _import_file(name: str) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise BadProgram(f"{name} can't be imported: {error}") from error
+        raise BadProgram(f"{name} can't be imported: {type(error).__name__}: {error}") from error
     return module
 
 
@@ -101,5 +103,5 @@ def _import(name: str) -> ModuleType:
         sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        raise BadProgram(f"{name} can't be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise BadProgram(f"{name} can't be imported: {type(error).__name__}: {error}") from error

@@ -23,19 +23,38 @@ def show_progress(wanted: bool | None) -> Iterator[Watcher | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
+    def text(content: str) -> TextColumn:
+        return TextColumn(content, markup=False, table_column=Column(no_wrap=True))
+
     with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=console.is_terminal
+        text("{task.description}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        text("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+        text("{task.fields[place]}"),
+        console=Console(stderr=True),
+        # What is a file or a pipe gets what is written to it as it is.
+        redirect_stdout=sys.stdout.isatty(),
+        expand=True,
     ) as progress:
         bars = {
-            stage: progress.add_task(stage.name.lower(), total=None, visible=stage is Stage.MAP)
+            stage: progress.add_task(
+                stage.name.lower(), total=None, visible=stage is Stage.MAP, counts="", place=""
+            )
             for stage in Stage
         }
 
-        def watch(stage: Stage, done: int, total: int) -> None:
-            progress.update(bars[stage], completed=done, total=total, visible=True)
+        def watch(stage: Stage, done: int, total: int, place: str) -> None:
+            progress.update(
+                bars[stage],
+                completed=done,
+                total=total,
+                visible=True,
+                counts=f"{done}/{total}",
+                place=place,
+            )
 
         yield watch

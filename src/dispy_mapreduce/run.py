@@ -63,8 +63,9 @@ _GATHER_GROWTH = 4
 _TASKS_PER_SLOT = 3
 """Tasks handed to an engine ahead of their answers."""
 
-Watcher = Callable[[Stage, int, int], None]
-"""Told after each task: its stage, how many of them are done, and how many there are so far."""
+Watcher = Callable[[Stage, int, int, str], None]
+"""Told after each task: its stage, how many of them are done, how many there are so far, and where
+they run, as far as the engine tells."""
 
 
 class Engine(Protocol):
@@ -310,7 +311,7 @@ def walk_blocking(walk: Walk, engine: Engine, watcher: Watcher | None) -> None:
         flying -= 1
         stage = walk.done(answer)
         if watcher is not None:
-            watcher(stage, *walk.graph.count(stage))
+            watcher(stage, *walk.graph.count(stage), getattr(engine, "place", ""))
 
 
 async def walk_async(walk: Walk, engine: AsyncEngine, watcher: Watcher | None) -> None:
@@ -328,4 +329,4 @@ async def walk_async(walk: Walk, engine: AsyncEngine, watcher: Watcher | None) -
         flying -= 1
         stage = await trio.to_thread.run_sync(walk.done, answer)
         if watcher is not None:
-            watcher(stage, *walk.graph.count(stage))
+            watcher(stage, *walk.graph.count(stage), getattr(engine, "place", ""))

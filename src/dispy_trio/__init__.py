@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dispy_trio import config as config
     from dispy_trio import httpd as httpd
     from dispy_trio import job as job
+    from dispy_trio.child.alias import install_as_dispy as install_as_dispy
     from dispy_trio.client.blocking import JobCluster as JobCluster
     from dispy_trio.client.cluster import Cluster as Cluster
     from dispy_trio.client.cluster import open_cluster as open_cluster
@@ -52,6 +53,7 @@ _HOMES = {
     "JobCluster": "client.blocking",
     "Cluster": "client.cluster",
     "open_cluster": "client.cluster",
+    "install_as_dispy": "child.alias",
     "DispyJob": "client.jobs",
     "JobHandle": "client.handles",
     "JobStatus": "models",
@@ -81,6 +83,8 @@ _HOMES = {
 }
 
 _MODULES = frozenset({"config", "httpd", "job"})
+_LATER = frozenset({"SharedJobCluster", "recover_jobs"})
+"""Names of dispy that only tell what serves meanwhile."""
 
 __all__ = [*sorted([*_HOMES, *_MODULES]), "__version__"]  # noqa: PLE0604 - every key is a str
 
@@ -91,7 +95,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         # Importing a module of this package sets the attribute, too.
         return importlib.import_module(f"{__name__}.{name}")
-    home = _HOMES.get(name)
+    home = "client.later" if name in _LATER else _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -6,13 +6,12 @@ port, and says once on the log that it shows nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 
-__all__ = ["DispyHTTPServer"]
+from dispy_trio.logs import log
 
-log = logging.getLogger("dispy_trio")
+__all__ = ["DispyHTTPServer"]
 
 _telling = threading.Lock()
 _was_told = False

@@ -1,7 +1,7 @@
 """What a running job may ask of its node and tell its client.
 
 Import it inside of a job, or in the module of a computation: ``from dispy_trio import job``. Each
-function raises `RuntimeError` when it is called outside of a job.
+function but `dumps` raises `RuntimeError` when it is called outside of a job.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from dispy_trio.child import calls, context, sending
+from dispy_trio.child import calls, context, pickling, sending
 
 __all__ = [
     "FileRef",
     "cancelled",
     "directory",
+    "dumps",
     "fetch_file",
     "keep_file",
     "node_address",
@@ -104,6 +105,18 @@ def send_file(path: str | os.PathLike[str], *, timeout: float | None = None) -> 
         ValueError: the timeout is negative, or no number.
     """
     sending.send_file(path, timeout)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle a value for the client, or for other jobs of this computation, as a result is.
+
+    What they have goes by name, all else by value. `pickle.loads` reads it, and leaves the classes
+    that are there as they are.
+
+    Raises:
+        Exception: the value can't be pickled.
+    """
+    return pickling.dump_best(value)
 
 
 def keep_file(path: str | os.PathLike[str]) -> FileRef:

@@ -16,6 +16,7 @@ __all__ = [
     "PATH_LIMIT",
     "TEXT_LIMIT",
     "FilePath",
+    "fit_encoding",
     "fit_name",
     "fit_note",
     "fit_text",
@@ -38,6 +39,12 @@ PATH_DEPTH = 250
 def readable(text: str) -> str:
     """The text, with escapes where it has what no encoding has."""
     return to_bytes(text).decode()
+
+
+def fit_encoding(text: str, encoding: str | None) -> str:
+    """The text with escapes where an encoding, or else UTF-8, lacks a character."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def to_bytes(text: str) -> bytes:

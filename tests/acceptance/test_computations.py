@@ -178,9 +178,7 @@ def test_modules_and_packages_travel_from_anywhere(
         make(compute, depends=[sys])
 
 
-def test_files_keep_their_place_and_are_sent_once(
-    make: Make, tmp_path: Path, world: World
-) -> None:
+def test_files_keep_their_place_and_are_sent_once(make: Make, tmp_path: Path, world: World) -> None:
     Path("data").mkdir()
     Path("data/in.txt").write_text("inside")
     outside = tmp_path / "out.txt"

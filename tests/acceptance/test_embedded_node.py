@@ -100,3 +100,27 @@ with open({str(told)!r}, "w") as file:
     assert (program.returncode, out, err) == (0, "", "")
     assert told.read_text() == "(3, 'heard 3\\n', None)".replace("\n", "\\n")
     world.wait_until_gone()
+
+
+@pytest.mark.parametrize("debug", ["by logging", "by loglevel", ""])
+def test_one_that_can_not_start_says_why_in_a_line_and_its_traceback_when_debugging(
+    world: World, debug: str
+) -> None:
+    script = f"""
+import logging
+import dispy_trio
+if {debug!r} == "by logging":
+    logging.basicConfig(level=logging.DEBUG)
+level = dispy_trio.logger.DEBUG if {debug!r} == "by loglevel" else dispy_trio.logger.INFO
+try:
+    dispy_trio.JobCluster(abs, cpus=-100_000, connect_timeout=20, loglevel=level)
+except dispy_trio.ClusterFailed as exc:
+    print(exc)
+"""
+    program = world.start(sys.executable, world.write("program.py", script))
+    out, err = program.communicate(timeout=LIMIT)
+    assert program.returncode == 0, err
+    (line,) = out.splitlines()
+    assert line.startswith("the cluster failed: the embedded node can't start: ")
+    assert ("services/embedded.py" in err) is bool(debug)
+    assert debug or err == ""

@@ -126,11 +126,11 @@ def test_a_secret_that_others_can_read_is_refused(world: World) -> None:
 
 def test_what_can_t_be_pickled_is_named_at_once(world: World) -> None:
     script = """
-import threading
+import functools, threading
 import dispy_trio as dispy
 lock = threading.Lock()
 try:
-    dispy.JobCluster(lambda: lock)
+    dispy.JobCluster(functools.partial(print, lock))
 except dispy.PickleArgumentError as exc:
     print(exc)
 with dispy.JobCluster(print) as cluster:
@@ -146,7 +146,7 @@ except dispy.ClusterClosed as exc:
     print(exc)
 """
     out = world.run(script).splitlines()
-    assert "computation" in out[0]
+    assert "computation 'print' cannot be pickled: argument 1, a lock" in out[0]
     assert "argument 2" in out[1]
     assert "argument 'x'" in out[2]
     assert "closed" in out[3]

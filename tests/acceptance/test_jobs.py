@@ -463,7 +463,7 @@ cluster.close(terminate=True)
     program = world.start(sys.executable, world.write("program.py", script), node.address)
     world.read_line(program)
     node.process.send_signal(signal.SIGHUP)
-    assert node.process.wait(timeout=LIMIT) == 0
+    assert node.process.wait(timeout=LIMIT) == 128 + signal.SIGHUP
     out, err = program.communicate(timeout=LIMIT)
     assert program.returncode == 0, err
     assert out.startswith("Abandoned"), out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -90,3 +92,33 @@ def test_a_mapper_that_raises_is_told_with_file_and_line(world: World) -> None:
     assert "bad record" in err
     assert "in mapper" in err
     world.wait_until_gone()
+
+
+def test_standard_input_is_an_input_and_results_are_json(world: World) -> None:
+    program = world.write(
+        "count.py",
+        "def mapper(line):\n    print('saw', line)\n    yield line, 1\n\nreducer = sum\n",
+    )
+    extra = world.write("extra.txt", "two\n")
+    command = subprocess.Popen(
+        [sys.executable, "-m", "dispy_trio", "mapreduce", "--jsonl", program, "-", extra],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=world.environment,
+        cwd=world.tmp_path,
+    )
+    world.processes.append(command)
+    out, err = command.communicate("one\ntwo\n", timeout=LIMIT)
+    assert command.returncode == 0, err
+    records = [json.loads(line) for line in out.splitlines()]
+    assert sorted((record["key"], record["value"]) for record in records) == [
+        ("one", 1),
+        ("two", 2),
+    ]
+    assert sorted(re.sub(r"^\[\d+@\S+\] ", "", line) for line in err.splitlines()) == [
+        "saw one",
+        "saw two",
+        "saw two",
+    ]

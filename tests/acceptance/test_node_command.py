@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -134,7 +135,7 @@ def test_the_port_file_is_there_while_the_node_is(world: World) -> None:
     node = world.start_node("127.0.0.2", "--port-file", str(port_file))
     assert node.address == f"127.0.0.2:{int(port_file.read_text())}"
     node.process.terminate()
-    assert finish(node.process)[0] == 0
+    assert finish(node.process)[0] == 128 + signal.SIGTERM
     assert not port_file.exists()
 
 
@@ -172,11 +173,25 @@ def test_clean_ends_the_node_before_and_removes_what_it_left(world: World) -> No
     world.write("prefix/clients/.dispy-trio-node", "")
     second = start_on(world, port, "--clean")
     assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
-    assert finish(first)[0] == 0
+    assert finish(first)[0] == 128 + signal.SIGTERM
     assert not (world.tmp_path / "prefix" / "clients").exists()
     assert (
         world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
     ).read_text() == f"{second.pid} dispy-trio node\n"
+
+
+def test_clean_finds_a_node_whose_port_the_system_chose(world: World) -> None:
+    first = world.start_node("127.0.0.1", "--dest-path-prefix", "prefix")
+    port = int(first.address.rpartition(":")[2])
+    lock = world.tmp_path / "prefix" / f"node-127.0.0.1-{port}.lock"
+    assert lock.read_text() == f"{first.process.pid} dispy-trio node\n"
+    status, err = finish(start_on(world, port))
+    assert status == 2
+    assert f"port {port} has a node already, process {first.process.pid}; --clean ends it" in err
+    second = start_on(world, port, "--clean")
+    assert world.read_line(second) == f"listening on 127.0.0.1:{port}\n"
+    assert finish(first.process)[0] == 128 + signal.SIGTERM
+    assert lock.read_text() == f"{second.pid} dispy-trio node\n"
 
 
 def test_a_killed_node_is_not_in_the_way_of_the_next(world: World) -> None:
@@ -200,10 +215,12 @@ def test_serve_0_only_cleans(world: World) -> None:
 
 # --- signals ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_an_idle_node_ends_at_the_first_signal(world: World, number: signal.Signals) -> None:
+def test_an_idle_node_ends_at_the_first_signal_says_so_and_has_its_status(
+    world: World, number: signal.Signals
+) -> None:
     node = world.start_node("127.0.0.2")
     node.process.send_signal(number)
-    assert finish(node.process) == (0, "")
+    assert finish(node.process) == (128 + number, f"the node has ended ({number.name})\n")
     world.wait_until_gone()
 
 
@@ -269,9 +286,10 @@ def test_a_node_that_is_terminated_delivers_what_runs(world: World) -> None:
     node = world.start_node("127.0.0.2")
     client = start_client(world, node.address)
     node.process.terminate()
+    assert "the node ends when the job that runs ends" in read_complaint(node.process)
     client.end_job("done")
     assert client.outcome() == "Finished done"
-    assert finish(node.process)[0] == 0
+    assert finish(node.process)[0] == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_waits_until_the_computation_is_closed(world: World) -> None:
@@ -281,7 +299,7 @@ def test_ctrl_c_waits_until_the_computation_is_closed(world: World) -> None:
     assert "the node ends when all is closed (wait)" in read_complaint(node.process)
     client.end_job("done")
     assert client.outcome() == "Finished done"
-    assert finish(node.process)[0] == 0
+    assert finish(node.process)[0] == 128 + signal.SIGINT
 
 
 def test_a_second_ctrl_c_ends_the_node_with_what_runs(world: World) -> None:
@@ -290,7 +308,7 @@ def test_a_second_ctrl_c_ends_the_node_with_what_runs(world: World) -> None:
     node.process.send_signal(signal.SIGINT)
     read_complaint(node.process)
     node.process.send_signal(signal.SIGINT)
-    assert finish(node.process)[0] == 0
+    assert finish(node.process)[0] == 128 + signal.SIGINT
     assert client.outcome() == "Abandoned None"
     world.wait_until_gone()
 
@@ -300,7 +318,30 @@ def test_a_node_serves_as_many_clients_as_it_is_told_to(world: World) -> None:
     client = start_client(world, node.address)
     client.end_job("done")
     assert client.outcome() == "Finished done"
-    assert finish(node.process)[0] == 0
+    assert finish(node.process) == (0, "the node has ended\n")
+
+
+def test_a_node_tells_scripts_what_happens(world: World) -> None:
+    process = world.start(*NODE, "--port", "0", "--cpus", "2", "--name", "alpha", "--jsonl")
+    listening = json.loads(world.read_line(process))
+    assert listening == {
+        "event": "listening",
+        "address": listening["address"],
+        "name": "alpha",
+        "slots": 2,
+        "process": process.pid,
+    }
+    client = start_client(world, listening["address"])
+    process.terminate()
+    assert json.loads(world.read_line(process)) == {
+        "event": "ending",
+        "signal": "SIGTERM",
+        "jobs": 1,
+        "computations": ["wait"],
+    }
+    client.end_job("done")
+    out, _ = process.communicate(timeout=LIMIT)
+    assert json.loads(out) == {"event": "ended", "status": 143}
 
 
 # --- the console -----------------------------------------------------------------------------
@@ -409,14 +450,15 @@ def test_ctrl_d_leaves_the_console_and_ctrl_c_the_node(start_on_terminal: StartO
     node.read_until("the console ends; the node goes on")
     assert node.process.poll() is None
     node.type("\x03")
-    assert node.process.wait(LIMIT) == 0
+    node.read_until("the node has ended (SIGINT)")
+    assert node.process.wait(LIMIT) == 130
 
 
 def test_a_daemon_has_no_console(start_on_terminal: StartOnTerminal) -> None:
     node = start_on_terminal("--daemon")
     node.read_until("listening on")
     node.type("quit\n\x03")
-    assert node.process.wait(LIMIT) == 0
+    assert node.process.wait(LIMIT) == 130
     assert "help" not in node.seen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -70,9 +71,9 @@ def test_a_function_on_a_node_far_from_its_file(world: World, functions: Path) -
     node = world.start_node("127.0.0.2")
     options = ("--node", node.address, "--status", "-a", "a b", "-a", "c")
     status, lines, err = finish(world.start(*RUN, *options, f"{functions.name}:shout"))
-    assert (status, err) == (0, "")
-    assert lines[:2] == ["A B", "C"]
-    assert any(node.address.partition(":")[0] in line for line in lines[2:])
+    assert status == 0, err
+    assert lines == ["A B", "C"]
+    assert any(node.address.partition(":")[0] in line for line in err.splitlines())
 
 
 def test_a_function_without_arguments_is_called_once(world: World, functions: Path) -> None:
@@ -103,25 +104,24 @@ def test_a_job_that_raises_is_told_and_the_others_go_on(world: World, functions:
     assert "ValueError" in err
 
 
-def test_what_jobs_print_comes_before_their_results(world: World, functions: Path) -> None:
-    status, lines, err = finish(world.start(*RUN, "--no-live", f"{functions}:tell", "me", "you"))
-    assert status == 0, err
-    assert lines == ["heard me", "2", "heard you", "3"]
-    assert err.splitlines() == ["complained of me", "complained of you"]
+def without_labels(text: str) -> list[str]:
+    """Lines without the job and the node at the beginning, which each has to have."""
+    found = [re.fullmatch(r"\[(\d+)@127\.0\.0\.1:\d+\] (.*)", line) for line in text.splitlines()]
+    assert all(found), text
+    return [f"{match[1]} {match[2]}" for match in found if match is not None]
 
 
-def without_labels(lines: list[str]) -> set[str]:
-    """Lines of live output without the job and the node at the beginning."""
-    return {re.sub(r"^\[\d+@[^]]*\] ", "", line) for line in lines}
-
-
-def test_live_output_is_not_printed_again(world: World, functions: Path) -> None:
-    status, lines, err = finish(world.start(*RUN, f"{functions}:tell", "me", "you"))
-    assert status == 0, err
-    assert len(lines) == 4
-    assert without_labels(lines) == {"heard me", "2", "heard you", "3"}
-    assert len(err.splitlines()) == 2
-    assert without_labels(err.splitlines()) == {"complained of me", "complained of you"}
+@pytest.mark.parametrize("live", ["--live", "--no-live"])
+def test_results_are_on_stdout_and_what_jobs_print_is_on_stderr(
+    world: World, functions: Path, live: str
+) -> None:
+    status, lines, err = finish(world.start(*RUN, live, f"{functions}:tell", "me", "you"))
+    assert (status, lines) == (0, ["2", "3"])
+    expected = ["1 heard me", "1 complained of me", "2 heard you", "2 complained of you"]
+    told = without_labels(err)
+    assert (sorted(told) if live == "--live" else told) == (
+        sorted(expected) if live == "--live" else expected
+    )
 
 
 def test_programs_are_run_with_their_words(world: World, program: Path) -> None:
@@ -135,7 +135,9 @@ def test_a_program_that_fails_is_told(world: World, program: Path) -> None:
     status, lines, err = finish(world.start(*RUN, "--no-live", program, "good", "bad"))
     assert status == 1
     assert lines == ["arguments ['good']", "arguments ['bad']"]
-    assert err.splitlines() == ["trouble", "job 2 (bad): exit status 3"]
+    trouble, failure = err.splitlines()
+    assert without_labels(trouble) == ["2 trouble"]
+    assert failure == "job 2 (bad): exit status 3"
 
 
 def test_a_program_of_the_path_finds_the_files_it_needs(world: World) -> None:
@@ -146,16 +148,15 @@ def test_a_program_of_the_path_finds_the_files_it_needs(world: World) -> None:
     assert lines == ["some words"]
 
 
-def test_live_output_comes_while_the_job_runs(world: World) -> None:
+def test_a_program_s_output_is_data_and_comes_while_it_runs(world: World) -> None:
     fifo = world.tmp_path / "fifo"
     os.mkfifo(fifo)
     script = f"print('first', flush=True)\nopen({str(fifo)!r}).read()\nprint('last')\n"
     process = world.start(*RUN, world.write("slow.py", script))
-    assert "first" in world.read_line(process)
+    assert world.read_line(process) == "first\n"
     fifo.write_text("go on")
     status, lines, err = finish(process)
-    assert (status, err) == (0, "")
-    assert without_labels(lines) == {"last"}
+    assert (status, lines, err) == (0, ["last"], "")
 
 
 @pytest.mark.parametrize("command", [("yes",), ("--no-live", "sleep", "60")])
@@ -163,7 +164,7 @@ def test_it_ends_with_whoever_reads_it(world: World, command: tuple[str, ...]) -
     process = world.start(*RUN, *command)
     assert process.stdout is not None
     if command == ("yes",):
-        assert world.read_line(process).endswith("] y\n")
+        assert world.read_line(process) == "y\n"
     process.stdout.close()
     assert process.wait(LIMIT) == 1
     assert process.stderr is not None
@@ -199,17 +200,69 @@ def test_ctrl_c_leaves_nothing_behind(world: World, functions: Path) -> None:
     world.wait_until_gone()
 
 
+def test_ctrl_c_while_no_node_is_there_ends_at_once(world: World, functions: Path) -> None:
+    process = world.start(*RUN, "-n", "127.0.0.1:1", f"{functions}:square", "1")
+    assert process.stderr is not None
+    # It has said that it tries, and would for half a minute.
+    assert "not usable" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    status, lines, err = finish(process)
+    assert (status, lines) == (130, [])
+    assert "Traceback" not in err
+    world.wait_until_gone()
+
+
+# --- JSON ------------------------------------------------------------------------------------
+def test_json_of_functions_and_of_programs(world: World, functions: Path, program: Path) -> None:
+    status, lines, err = finish(
+        world.start(*RUN, "--json", "--no-live", f"{functions}:tell", "me", "you")
+    )
+    assert (status, err) == (0, "")
+    document = json.loads("\n".join(lines))
+    assert [record["result"] for record in document] == [2, 3]
+    assert [record["stdout"] for record in document] == ["heard me\n", "heard you\n"]
+
+    status, lines, err = finish(world.start(*RUN, "--jsonl", "--no-live", program, "good", "bad"))
+    assert (status, err) == (1, "")
+    records = sorted(map(json.loads, lines), key=lambda record: int(record["job"]))
+    assert [record["result"] for record in records] == [0, 3]
+    assert records[1]["error"] == "exit status 3"
+    assert records[1]["stderr"] == "trouble\n"
+
+
+# --- mistakes --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("line", "said"),
     [
-        (["gone.py:compute"], "gone.py is not there"),
-        (["no-such-program"], "no-such-program is neither a program nor FILE.py:FUNCTION"),
-        (["--scheduler_node", "a", "cat"], "--scheduler-node: comes with the shared scheduler"),
-        (["-f", "gone", "cat"], "--depends: gone is not a file"),
+        ("run -n no.such.invalid cat", "--node: no.such.invalid: "),
+        ("run --secret-file short-secret cat", "the secret in short-secret is too short"),
+        ("run --certfile short-secret cat", "can't use the certificate short-secret: "),
+        ("mapreduce --secret-file short-secret count.py count.py", "the secret in short-secret is"),
+        ("mapreduce --no-such-option", "No such option: --no-such-option"),
+        ("node --port-file gone/port --port 0", "--port-file: can't write gone/port"),
     ],
 )
-def test_a_bad_word_is_told_in_one_line(world: World, words: list[str], said: str) -> None:
-    status, lines, err = finish(world.start(*RUN, *words))
-    assert (status, lines) == (2, [])
+def test_a_mistake_is_told_in_one_line_with_status_2(world: World, line: str, said: str) -> None:
+    world.write("short-secret", "short").chmod(0o600)
+    world.write("count.py", "def mapper(line):\n    yield line, 1\n\nreducer = sum\n")
+    command = (sys.executable, "-m", "dispy_trio", *line.split())
+    status, lines, err = finish(world.start(*command))
+    assert (status, lines) == (2, []), err
     assert err.startswith(f"dispy-trio: {said}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "mapreduce"])
+def test_no_usable_node_is_status_3(world: World, command: str) -> None:
+    program = world.write(
+        "count.py", "def mapper(line):\n    return [(line, 1)]\n\nreducer = sum\n"
+    )
+    what = f"{program}:mapper" if command == "run" else program
+    options = ("-n", "127.0.0.1:1", "--connect-timeout", "0.5")
+    words = (sys.executable, "-m", "dispy_trio", command, *options, what, program)
+    status, lines, err = finish(world.start(*words))
+    assert (status, lines) == (3, [])
+    assert err.splitlines()[-1] == (
+        "dispy-trio: no node is usable after 0.5 s: 127.0.0.1:1: Connection refused"
+    )
+    assert "Traceback" not in err

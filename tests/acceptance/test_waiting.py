@@ -45,12 +45,15 @@ def serving(serve: Callable[[socket.socket], object]) -> Iterator[str]:
 
 
 def read_told(world: World, *command: str, count: int) -> list[str]:
-    """The first lines on stderr of a program that waits."""
+    """The first lines in which a program that waits is told of nodes."""
     program = world.start(*command)
     assert program.stderr is not None
     ending = threading.Timer(LIMIT, program.kill)
     ending.start()
-    lines = [program.stderr.readline().rstrip() for _ in range(count)]
+    lines: list[str] = []
+    while len(lines) < count and (line := program.stderr.readline()):
+        if "is not usable" in line:
+            lines.append(line.rstrip())
     ending.cancel()
     program.kill()
     return lines

@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
 from dispy_trio.client.engine import Doors, Engine, open_engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -237,7 +237,7 @@ class Simulation:
     rng: random.Random = field(init=False)
     history: list[tuple[float, str, Any]] = field(factory=list)
     ends: dict[int, list[str]] = field(factory=dict)
-    jobs: list[DispyJob[int]] = field(factory=list)
+    jobs: list[SubmittedJob[int]] = field(factory=list)
     scopes: dict[str, trio.CancelScope] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -288,7 +288,7 @@ class Simulation:
 
     def submit(self, engine: Engine, count: int) -> None:
         for number in range(len(self.jobs) + 1, len(self.jobs) + 1 + count):
-            job: DispyJob[int] = DispyJob(number, pickle.dumps(((number,), {})), id=number)
+            job: SubmittedJob[int] = SubmittedJob(number, pickle.dumps(((number,), {})), id=number)
             self.jobs.append(job)
             engine.queue.append(job)
         engine.wake()

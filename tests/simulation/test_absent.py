@@ -11,7 +11,7 @@ import trio
 
 from dispy_trio import messages
 from dispy_trio.client.engine import Doors, Engine, open_engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -54,7 +54,7 @@ async def lose_a_client(simulation: Simulation, nursery: trio.Nursery) -> None:
             async with open_engine(work, settings, running, doors=doors) as engine:
                 for number in range(1, count + 1):
                     payload = pickle.dumps(((-number,), {}))
-                    job: DispyJob[int] = DispyJob(number, payload, id=number)
+                    job: SubmittedJob[int] = SubmittedJob(number, payload, id=number)
                     engine.queue.append(job)
                 engine.wake()
                 await trio.sleep_forever()

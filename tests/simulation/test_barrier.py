@@ -14,7 +14,7 @@ import trio
 
 from dispy_trio import messages, seams
 from dispy_trio.client.engine import Doors, Engine, open_engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -104,13 +104,13 @@ def test_a_computation_waits_for_the_descriptors_that_its_process_needs() -> Non
         assert [job.status for job in given] == [JobStatus.Finished] * 30
 
 
-def run_two_clients(method: str, shortages: int = 0) -> dict[bytes, list[DispyJob[int]]]:
+def run_two_clients(method: str, shortages: int = 0) -> dict[bytes, list[SubmittedJob[int]]]:
     """Run thirty jobs of each of two clients on one node, which is faulty for the ``bad`` one."""
     network = MemoryNetwork(seed=1)
     spawner = FaultySpawner(random.Random(1), [])
     spawner.method = method
     spawner.shortages = shortages
-    jobs: dict[bytes, list[DispyJob[int]]] = {}
+    jobs: dict[bytes, list[SubmittedJob[int]]] = {}
 
     async def run_client(name: str, bundle: bytes) -> None:
         doors = Doors(network.host(name), SECRET, seeded_tokens(1, name))
@@ -121,7 +121,7 @@ def run_two_clients(method: str, shortages: int = 0) -> dict[bytes, list[DispyJo
             await engine.wait_drained()
 
     def submit(engine: Engine, bundle: bytes) -> None:
-        jobs[bundle] = [DispyJob(n, pickle.dumps(((n,), {})), id=n) for n in range(1, 31)]
+        jobs[bundle] = [SubmittedJob(n, pickle.dumps(((n,), {})), id=n) for n in range(1, 31)]
         engine.queue.extend(jobs[bundle])
         engine.wake()
 

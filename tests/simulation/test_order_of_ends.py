@@ -10,14 +10,14 @@ import trio
 
 from dispy_trio import messages
 from dispy_trio.client.engine import Engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.core import events as e
 from dispy_trio.models import Outcome
 
 from .kit import Simulation
 
 
-class Watched(DispyJob[int]):
+class Watched(SubmittedJob[int]):
     """Knows what was set after its end."""
 
     def __setattr__(self, name: str, value: Any) -> None:

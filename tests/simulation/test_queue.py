@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from dispy_trio.client.engine import Engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.models import Job, JobStatus
 
 from . import kit
@@ -53,7 +53,7 @@ def test_who_submits_while_results_are_told_is_heard_at_once(
 def _submit(simulation: Simulation, engine: Engine) -> None:
     """As `JobCluster.submit`, which wakes nobody twice."""
     number = len(simulation.jobs) + 1
-    job: DispyJob[int] = DispyJob(number, pickle.dumps(((number,), {})), id=number)
+    job: SubmittedJob[int] = SubmittedJob(number, pickle.dumps(((number,), {})), id=number)
     simulation.jobs.append(job)
     engine.queue.append(job)
     if engine.wants_jobs:
@@ -65,7 +65,7 @@ def test_a_job_is_whole_before_it_is_seen_to_have_ended() -> None:
     simulation = Simulation(seed=1)
     seen: list[bool] = []
 
-    class Watched(DispyJob[int]):
+    class Watched(SubmittedJob[int]):
         def __setattr__(self, name: str, value: object) -> None:
             if name == "state" and value == JobStatus.Finished:
                 seen.append(bool(self.reply) and self.ended_at is not None)

@@ -10,7 +10,7 @@ import trio
 
 from dispy_trio import messages
 from dispy_trio.client.engine import Doors, Engine, open_engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.config import NodeSettings
@@ -34,7 +34,9 @@ HALF = FRAME_LIMIT // 2
 
 def add(simulation: Simulation, engine: Engine, value: object, payload: bytes = b"") -> None:
     number = len(simulation.jobs) + 1
-    job: DispyJob[Any] = DispyJob(number, payload or pickle.dumps(((value,), {})), id=number)
+    job: SubmittedJob[Any] = SubmittedJob(
+        number, payload or pickle.dumps(((value,), {})), id=number
+    )
     simulation.jobs.append(job)
     engine.queue.append(job)
 

@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 
 from dispy_trio import messages
 from dispy_trio.client.engine import Doors, Engine, open_engine
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import NodeAllocate, choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -160,8 +160,8 @@ class Client:
     network: MemoryNetwork
     nursery: trio.Nursery
 
-    def submit(self, number: int, extras: JobExtras | None = None) -> DispyJob[int]:
-        job: DispyJob[int] = DispyJob(number, pickle.dumps(((number,), {})), id=number)
+    def submit(self, number: int, extras: JobExtras | None = None) -> SubmittedJob[int]:
+        job: SubmittedJob[int] = SubmittedJob(number, pickle.dumps(((number,), {})), id=number)
         if extras is None:
             self.engine.queue.append(job)
             self.engine.wake()

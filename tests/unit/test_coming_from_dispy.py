@@ -11,8 +11,12 @@ import pytest
 from typer.main import get_command
 
 import dispy_trio
+from dispy_trio import config
 from dispy_trio import job as in_job
 from dispy_trio.cli.app import app
+from dispy_trio.cli.console import HELP
+from dispy_trio.compute.depends import PRESENT
+from dispy_trio.httpd import DispyHTTPServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "coming-from-dispy.md").read_text()
@@ -235,6 +239,66 @@ def test_each_option_of_a_command_is_told(command: str) -> None:
     told = names_in([*ROWS[f"dispy-trio {command}"], *ROWS[NEW]])
     dashed = {name.replace("_", "-") for name in told}
     assert {name for name in options if name.startswith("-")} - dashed == set()
+
+
+def options_of(command: str) -> set[str]:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    return {
+        name.replace("_", "-")
+        for parameter in commands[command].params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+
+
+THERE = {
+    "JobCluster": {*parameters(dispy_trio.JobCluster.__init__)},
+    "Methods of a cluster": {
+        *dir(dispy_trio.JobCluster),
+        *dispy_trio.ClusterStatus._fields,
+        "dispy_job_depends",
+        "name",
+    },
+    "DispyJob": {*dir(dispy_trio.DispyJob), "job", "DispyJob"},
+    "NodeAllocate": {
+        *dir(dispy_trio.NodeAllocate),
+        *parameters(dispy_trio.NodeAllocate.__init__),
+    },
+    "DispyNode and DispyNodeAvailInfo": {
+        *attributes(dispy_trio.DispyNode),
+        *dispy_trio.DispyNodeAvailInfo._fields,
+    },
+    "dispy-trio node": {*options_of("node"), *re.findall(r"^\w+", HELP, re.MULTILINE)},
+    # That one is known, to be refused in a line.
+    "dispy-trio run": {*options_of("run"), "computation"} - {"--scheduler-node"},
+    "Web monitor": {
+        "DispyHTTPServer",
+        *dir(DispyHTTPServer),
+        *parameters(DispyHTTPServer.__init__),
+    },
+    "dispy.config": {*dir(config)},
+    "Names of the module": {*dir(dispy_trio), *dir(dispy_trio.logger)},
+}
+"""What is there of that which a section tells of."""
+
+
+@pytest.mark.parametrize("section", THERE)
+def test_what_is_told_to_be_there_is_and_nothing_else(section: str) -> None:
+    wrong = []
+    for cells in ROWS[section]:
+        if cells[0].startswith("requests:"):
+            continue
+        spans = re.findall(r"`([^`]+)`", cells[0])
+        names = {re.sub(r"(?<=.)_", "-", span) if span.startswith("-") else span for span in spans}
+        is_there = cells[1] in ("same", "changed", "no effect")
+        for name in {re.findall(r"-{0,2}\w[\w-]*", name)[0] for name in names}:
+            if (name in THERE[section]) != is_there:
+                wrong.append((name, cells[1]))
+    assert not wrong
+
+
+def test_modules_that_jobs_are_told_to_find_are_those_they_find() -> None:
+    (cells,) = (row for row in ROWS["Names inside of jobs"] if "`os`" in row[0])
+    assert set(re.findall(r"`(\w+)`", cells[0])) == PRESENT
 
 
 def test_each_program_in_the_table_of_examples_exists() -> None:

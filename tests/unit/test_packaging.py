@@ -172,7 +172,8 @@ def run_project(directory: Path, files: dict[str, str], *command: str) -> dict[s
     tail = """
         import json, pickle, cloudpickle
         from dispy_trio.compute.packaging import pack_computation
-        sources, pickled, _ = pickle.loads(pack_computation(job).data)
+        bundle = pickle.loads(pack_computation(job).data)
+        sources, pickled = bundle["sources"], bundle["pickled"]
         function = pickle.loads(pickled)["function"]
         print(json.dumps({"names": sorted(sources), "sources": sources,
                           "function": cloudpickle.dumps(function).hex()}))

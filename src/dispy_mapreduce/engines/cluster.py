@@ -77,6 +77,11 @@ class ClusterEngine:
         """Processors of the nodes that are connected; a guess until one is."""
         return _count_slots(self._cluster, self.nodes)
 
+    @property
+    def place(self) -> str:
+        """Where tasks run, for people."""
+        return str(self._cluster.status().place)
+
     def open(self, recipe: Recipe) -> None:
         """Start the cluster."""
         if self._cluster is not None:
@@ -126,6 +131,11 @@ class AsyncClusterEngine:
     def slots(self) -> int:
         """Processors of the nodes that are connected; a guess until one is."""
         return _count_slots(self._cluster, self._nodes)
+
+    @property
+    def place(self) -> str:
+        """Where tasks run, for people."""
+        return str(self._cluster.status().place)
 
     def submit(self, task: Task) -> None:
         """Queue a job."""

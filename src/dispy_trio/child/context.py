@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 __all__ = [
     "directory",
+    "explain",
     "is_cancelled",
     "is_job",
     "message_timeout",
@@ -37,3 +39,16 @@ def _never() -> bool:
 
 is_cancelled: Callable[[], bool] = _never
 """Was the job that runs cancelled, or has it run for too long?"""
+
+
+def explain(exc: BaseException) -> None:
+    """Add to an error what its user may not know of where it was raised."""
+    if isinstance(exc, FileNotFoundError) and exc.filename is not None:
+        text = (
+            f"This ran on node {node_name}, in the directory {directory}: files get there by"
+            " depends=, or dispy_job_depends= for one job, and are opened there by their relative"
+            " paths."
+        )
+        # An exception may be of the user's own making, and its notes anything.
+        with contextlib.suppress(TypeError):
+            BaseException.add_note(exc, text)

@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
+from dispy_trio.child.randomness import draw_anew
+
 __all__ = ["claim", "flush", "fork", "handle", "is_ours", "keep", "leave", "set_mask"]
 
 _T = TypeVar("_T")
@@ -84,6 +86,7 @@ def fork() -> int:
         _own_fork = False
     if not pid:
         claim()
+        draw_anew()
     return pid
 
 

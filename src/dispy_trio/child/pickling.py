@@ -5,8 +5,7 @@ where the class has been all the time. Here a class has a key from when it first
 both sides know it again. A class that comes from a node leaves the one that is here as it is; one
 that comes from the client brings its state as it is there now.
 
-Also what C wraps round a function goes by value when the function does: `functools.lru_cache` and
-`functools.singledispatch` know only the name of what they make.
+Also what `functools` wraps round a function goes by value when the function does.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import cloudpickle
+
+from dispy_trio.child.randomness import reduce_generator
 
 __all__ = ["Pickler", "dump_best", "dumps", "keep_state", "take_state"]
 
@@ -55,6 +56,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is _Cached:
             return NotImplemented if _is_importable(obj) else _reduce_cached(obj)
+        if type(obj) is functools.cached_property:
+            # It has a lock in some versions of Python.
+            return _make_cached_property, (obj.func, obj.attrname)
+        if (generator := reduce_generator(obj)) is not None:
+            return generator
+        if type(obj) is functools.singledispatchmethod:
+            # So has this a cache of weak references.
+            return _make_dispatching_method, (obj.func, obj.dispatcher)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced
@@ -144,6 +153,12 @@ def _make_cached(function: Callable[..., Any], size: int | None, typed: bool) ->
     return functools.lru_cache(size, typed)(function)
 
 
+def _make_cached_property(function: Callable[[Any], Any], name: str | None) -> Any:
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
 def _reduce_dispatcher(dispatcher: Any) -> tuple[Any, ...]:
     functions = dict(dispatcher.registry)
     # The others are state: they may refer to the dispatcher.
@@ -152,6 +167,12 @@ def _reduce_dispatcher(dispatcher: Any) -> tuple[Any, ...]:
 
 def _make_dispatcher(function: Callable[..., Any]) -> Any:
     return functools.singledispatch(function)
+
+
+def _make_dispatching_method(function: Callable[..., Any], dispatcher: Any) -> Any:
+    made = functools.singledispatchmethod(function)
+    made.dispatcher = dispatcher
+    return made
 
 
 def _register(dispatcher: Any, functions: Mapping[type, Callable[..., Any]]) -> None:

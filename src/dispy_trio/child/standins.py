@@ -44,8 +44,8 @@ class StandIn:
         _refuse(self)
 
 
-def _refuse(stand_in: Any, *_args: Any, **_kwargs: Any) -> NoReturn:
-    raise NameError(f"{stand_in._what} is not here: {stand_in._why}")
+def _refuse(stand_in: StandIn, *_args: Any, **_kwargs: Any) -> NoReturn:
+    raise NameError(f"{stand_in._what}: not here, for {stand_in._why}")
 
 
 for _name in _OPERATIONS.split():

@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dispy_trio.child import calls, context, forks, homes, importer, surroundings
+from dispy_trio.child import alias, calls, context, forks, homes, importer, surroundings
 from dispy_trio.child.capture import Capture
 from dispy_trio.child.dying import children, die_with_parent, kill_below
 from dispy_trio.child.jobs import receive_message
@@ -158,17 +158,13 @@ class Template:
                 self._run_init(settings["init"])
             with open(bundle, "rb") as file:
                 file.seek(0)  # The offset is shared with whoever wrote it.
-                sources, pickled, unimported = pickle.loads(file.read())
-            import_unimported(unimported)
-            if sources:
-                importer.install(sources)
-                written = os.path.join(settings["directory"], ".modules")
-                importer.write_out(sources, written)
-                sys.path.insert(1, written)
+                bundle_parts = pickle.loads(file.read())
+            modules = _install_modules(bundle_parts, settings["directory"])
+            import_unimported(bundle_parts["unimported"])
             with open(arguments, "rb") as file:
                 file.seek(0)
                 given = file.read()
-            failure = self._set_up(pickle.loads(pickled), given)
+            failure = self._set_up(_unpickle(bundle_parts["pickled"], modules), given)
         except BaseException as exc:
             _end_strays(exc)
             failure = _traceback_of(exc)
@@ -343,6 +339,36 @@ class Template:
         )
 
 
+def _install_modules(bundle: dict[str, Any], directory: str) -> importer.BundleImporter:
+    """Have the modules that came along found by ``import``."""
+    if bundle["as_dispy"]:
+        alias.install_as_dispy()
+    sources, data = bundle["sources"], bundle["data"]
+    written = os.path.join(directory, ".modules")
+    if sources:
+        importer.write_out(sources, data, written)
+        sys.path.insert(1, written)
+    return importer.install(sources, written)
+
+
+def _unpickle(pickled: bytes, modules: importer.BundleImporter) -> dict[str, Any]:
+    """The contents of a bundle.
+
+    A module of the user's that can't be imported here is no hindrance, if they can do without.
+    """
+    first: Exception | None = None
+    while True:
+        try:
+            contents: dict[str, Any] = pickle.loads(pickled)
+        except Exception as exc:
+            first = first or exc
+            if modules.tolerate(exc):
+                continue
+            raise first from None
+        modules.insist()
+        return contents
+
+
 def _end_strays(error: BaseException | None) -> None:
     """End a process that the user's code has forked, and that came back to us."""
     if not forks.is_ours():
@@ -356,4 +382,5 @@ def _traceback_of(exc: BaseException) -> str:
         exc.__traceback__.tb_frame.f_code.co_filename.startswith(here)
     ):
         exc.__traceback__ = exc.__traceback__.tb_next
+    context.explain(exc)
     return "".join(traceback.format_exception(exc))

@@ -37,7 +37,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import time
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
 from dispy_trio.child import calls, context, forks, parts, pickling
@@ -547,6 +547,8 @@ def _refusal(exc: BaseException) -> bytes:
 
 def _unpicklable(value: Any, exc: BaseException) -> bytes:
     text = f"result of type {type(value).__qualname__} cannot be pickled: {_show(exc, repr)}"
+    if isinstance(value, GeneratorType):
+        text += "; return list(…) of it"
     return text.encode(errors="backslashreplace")
 
 
@@ -557,6 +559,7 @@ def _account(exc: BaseException) -> tuple[int, bytes]:
     ):
         # The first frames are ours.
         exc.__traceback__ = exc.__traceback__.tb_next
+    context.explain(exc)
     text = _show(exc, lambda exc: "".join(traceback.format_exception(exc)))
     if isinstance(exc, SystemExit):
         told = f"the job called sys.exit({exc.code!r})\n{text}"

@@ -9,34 +9,32 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from dispy_trio import __version__
+from dispy_trio.cli import vocabulary as v
+from dispy_trio.cli.endings import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    STATUSES,
+    UsageError,
+    explain,
+    explain_usage,
+)
+from dispy_trio.cli.saying import remark, say
 from dispy_trio.config import DEFAULT_PORT
 
 __all__ = ["app", "main"]
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_UNREACHABLE = 3
-EXIT_REFUSED = 4
-EXIT_MISMATCH = 6
-EXIT_INTERRUPTED = 130
-
 app = typer.Typer(
+    cls=v.Group,
     name="dispy-trio",
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# Headings in the help of node and run.
-TRUST = "Who may use it"
-HOURS = "When it serves"
-UNUSED = "Without effect, for dispy's sake"
 
 _debug = False
 
@@ -48,7 +46,7 @@ def _version(value: bool) -> None:
         from dispy_trio.protocol.auth import PROTOCOL_VERSION
 
         python = ".".join(map(str, sys.version_info[:3]))
-        typer.echo(
+        say(
             f"dispy-trio {__version__} (Python {python}, trio {trio.__version__},"
             f" protocol {PROTOCOL_VERSION})"
         )
@@ -61,7 +59,7 @@ def common(
         int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says everything.")
     ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say errors only.")] = False,
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    debug: v.Debug = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -74,13 +72,30 @@ def common(
     Example: [bold]dispy-trio node[/] on each machine, then
     [bold]JobCluster(function, nodes=["machine"])[/] in a program.
     """
-    global _debug
-    _debug = debug
     del version
     level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
+    handler = _OnStderr()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     )
+    logging.basicConfig(level=level, handlers=[handler])
+    if debug:
+        _say_all()
+
+
+class _OnStderr(logging.StreamHandler[TextIO]):
+    """Logs to what is stderr at the moment: a bar that is shown puts itself in its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        raise AttributeError("it is always stderr")
 
 
 def _dashes(name: str) -> str:
@@ -89,7 +104,7 @@ def _dashes(name: str) -> str:
 
 
 def _say_all() -> None:
-    """What --debug of a subcommand does, as in dispy."""
+    """What --debug does."""
     global _debug
     _debug = True
     logging.getLogger().setLevel(logging.DEBUG)
@@ -107,129 +122,118 @@ def _given(context: typer.Context) -> dict[str, object]:
 
 
 @app.command(
+    cls=v.Command,
     context_settings={"token_normalize_func": _dashes},
     epilog="Example: [bold]dispy-trio node --host 192.168.1.7 --cpus -1[/] listens on that address"
-    " and leaves one processor free.",
+    " and leaves one processor free.\n\nExit status: 0: it has ended by itself, or by its console; 2:"
+    " the command line is wrong; 128 and the number of the signal that ended it:"
+    " 130: Ctrl-C, 143: SIGTERM.",
 )
 def node(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option(help="Take options that are not given here from this TOML file."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Take options that are not given here from this TOML file.",
+        ),
     ] = None,
     save_config: Annotated[
-        Path | None, typer.Option(help="Write the options to this TOML file, and exit.")
+        Path | None,
+        typer.Option(
+            "--save-config", metavar="FILE", help="Write the options to this TOML file, and end."
+        ),
     ] = None,
     host: Annotated[
-        list[str], typer.Option("--host", "-i", metavar="ADDRESS", help="Address to listen on.")
+        list[str],
+        typer.Option(
+            "--host", "-i", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all."
+        ),
     ] = ["127.0.0.1"],  # noqa: B006 - Typer copies it
     port: Annotated[
-        int, typer.Option("--port", help="Port to listen on; 0 for any.")
+        int, typer.Option("--port", metavar="N", help="Port to listen on; 0 for any.")
     ] = DEFAULT_PORT,
     dispy_port: Annotated[
         int | None,
-        typer.Option("--dispy-port", "-p", help="dispy's base port: listen on the next one."),
+        typer.Option(
+            "--dispy-port", "-p", metavar="N", help="dispy's base port: listen on the next one."
+        ),
     ] = None,
     cpus: Annotated[
         int,
         typer.Option(
-            "--cpus", "-c", help="Jobs to run at a time; 0: all processors, -N: leave N free."
+            "--cpus",
+            "-c",
+            metavar="N",
+            help="Jobs to run at a time; 0: all processors, -N: leave N free.",
         ),
     ] = 0,
-    gpus: Annotated[int, typer.Option(help="GPUs that jobs may ask for.")] = 0,
+    gpus: Annotated[
+        int, typer.Option("--gpus", metavar="N", help="GPUs that jobs may ask for.")
+    ] = 0,
     resource: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=N", help="An amount that jobs may ask for; repeatable."),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the node; the host's when empty.")] = "",
-    secret_file: Annotated[
-        Path | None,
         typer.Option(
-            help="The secret shared with clients; made on first use when not given.",
-            rich_help_panel=TRUST,
+            "--resource", metavar="NAME=N", help="An amount that jobs may ask for; repeatable."
         ),
     ] = None,
-    secret: Annotated[
+    name: Annotated[
         str,
-        typer.Option(
-            "--secret",
-            "-s",
-            help="The secret itself; others can see it. Better: a file.",
-            rich_help_panel=TRUST,
-        ),
+        typer.Option("--name", metavar="NAME", help="Name of the node; the host's when not given."),
     ] = "",
-    certfile: Annotated[
+    dest_path_prefix: Annotated[
         Path | None,
         typer.Option(
-            help="Certificate (PEM), to encrypt connections with TLS.", rich_help_panel=TRUST
+            "--dest-path-prefix", metavar="FOLDER", help="Folder for the files of computations."
         ),
-    ] = None,
-    keyfile: Annotated[
-        Path | None,
-        typer.Option(help="Its key, when that is not in the same file.", rich_help_panel=TRUST),
-    ] = None,
-    dest_path_prefix: Annotated[
-        Path | None, typer.Option(help="Folder for the files of computations.")
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Python file whose init() runs first in each computation's process."),
+        typer.Option(
+            "--init",
+            metavar="FILE",
+            help="Python file whose init() runs first in each computation's process.",
+        ),
     ] = None,
     max_file_size: Annotated[
         str,
-        typer.Option(metavar="N[kmgt]", help="Largest file to take or to send; 0: any size."),
+        typer.Option(
+            "--max-file-size",
+            metavar="N[kmgt]",
+            help="Largest file to take or to send; 0: any size.",
+        ),
     ] = "0",
     zombie_interval: Annotated[
         float,
         typer.Option(
-            metavar="MINUTES", help="Forget a client that is away so long; at least 1, 0: never."
+            "--zombie-interval",
+            metavar="MINUTES",
+            help="Forget a client that is away so long; at least 1, 0: never.",
         ),
     ] = 60,
     zombie_jobs: Annotated[
         str,
         typer.Option(
-            metavar="run|end", help="What jobs of such a client do: run to their end, or end then."
+            "--zombie-jobs",
+            metavar="run|end",
+            help="What jobs of such a client do: run to their end, or end then.",
         ),
     ] = "run",
     msg_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time that a client has to answer a job.")
+        float,
+        typer.Option(
+            "--msg-timeout", metavar="SECONDS", help="Time that a client has to answer a job."
+        ),
     ] = 10,
-    service_start: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HH:MM", help="Take jobs from this time of the day on.", rich_help_panel=HOURS
-        ),
-    ] = None,
-    service_stop: Annotated[
-        str | None,
-        typer.Option(metavar="HH:MM", help="Take no new jobs from then on.", rich_help_panel=HOURS),
-    ] = None,
-    service_end: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HH:MM", help="Terminate the jobs that run then.", rich_help_panel=HOURS
-        ),
-    ] = None,
-    serve: Annotated[
-        int,
-        typer.Option(
-            help="End after so many clients; -1: never, 0: only clean, and exit.",
-            rich_help_panel=HOURS,
-        ),
-    ] = -1,
     client_shutdown: Annotated[
         bool,
-        typer.Option(
-            "--client-shutdown/--no-client-shutdown",
-            show_default=False,
-            help="Clients may end the node.",
-        ),
+        typer.Option("--client-shutdown/--no-client-shutdown", help="Clients may end the node."),
     ] = False,
     force_cleanup: Annotated[
         bool,
         typer.Option(
             "--force-cleanup/--no-force-cleanup",
-            show_default=False,
             help="Remove files of computations also when they ask to keep them.",
         ),
     ] = False,
@@ -237,89 +241,105 @@ def node(
         bool,
         typer.Option(
             "--clean/--no-clean",
-            show_default=False,
             help="First end another node on this port, and remove what nodes left.",
         ),
     ] = False,
     daemon: Annotated[
-        bool,
-        typer.Option(
-            "--daemon/--no-daemon", show_default=False, help="Read no commands from the terminal."
-        ),
+        bool, typer.Option("--daemon/--no-daemon", help="Read no commands from the terminal.")
     ] = False,
     port_file: Annotated[
         Path | None,
-        typer.Option(help="Write the port to this file once listening, for scripts."),
-    ] = None,
-    debug: Annotated[
-        bool,
         typer.Option(
-            "--debug/--no-debug", "-d", show_default=False, help="Say everything, with tracebacks."
+            "--port-file",
+            metavar="FILE",
+            help="Write the port to this file once listening, for scripts.",
         ),
-    ] = False,
-    ext_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Address seen from outside.", rich_help_panel=UNUSED),
     ] = None,
-    ipv4_udp_multicast: Annotated[
-        bool,
-        typer.Option(
-            "--ipv4-udp-multicast/--no-ipv4-udp-multicast",
-            show_default=False,
-            help="For discovery.",
-            rich_help_panel=UNUSED,
-        ),
-    ] = False,
-    scheduler_host: Annotated[
+    as_json: v.Json = False,
+    as_lines: v.JsonLines = False,
+    debug: v.Debug = False,
+    secret_file: v.SecretFile = None,
+    secret: v.Secret = "",
+    certfile: v.Certfile = None,
+    keyfile: v.Keyfile = None,
+    service_start: Annotated[
         str | None,
         typer.Option(
-            "--scheduler-host",
-            "--scheduler-node",
-            help="Scheduler to announce to.",
-            rich_help_panel=UNUSED,
+            "--service-start",
+            metavar="HH:MM",
+            help="Take jobs from this time of the day on.",
+            rich_help_panel=v.HOURS,
         ),
     ] = None,
-    ping_interval: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", help="For discovery, at least 10.", rich_help_panel=UNUSED),
-    ] = 0,
-    admin_secret: Annotated[
-        str, typer.Option(help="For administration from afar.", rich_help_panel=UNUSED)
-    ] = "",
-    unsafe_setup: Annotated[
-        bool,
+    service_stop: Annotated[
+        str | None,
         typer.Option(
-            "--unsafe-setup/--safe-setup",
-            show_default=False,
-            help="Setup always has a process of its own.",
-            rich_help_panel=UNUSED,
+            "--service-stop",
+            metavar="HH:MM",
+            help="Take no new jobs from then on.",
+            rich_help_panel=v.HOURS,
         ),
+    ] = None,
+    service_end: Annotated[
+        str | None,
+        typer.Option(
+            "--service-end",
+            metavar="HH:MM",
+            help="Terminate the jobs that run then.",
+            rich_help_panel=v.HOURS,
+        ),
+    ] = None,
+    serve: Annotated[
+        int,
+        typer.Option(
+            "--serve",
+            metavar="N",
+            help="End after so many clients; -1: never, 0: only clean, and end.",
+            rich_help_panel=v.HOURS,
+        ),
+    ] = -1,
+    # Without effect, for dispy's sake: neither the help nor a completion offers them.
+    ext_host: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
+    ipv4_udp_multicast: Annotated[
+        bool, typer.Option("--ipv4-udp-multicast/--no-ipv4-udp-multicast", hidden=True)
     ] = False,
+    scheduler_host: Annotated[
+        str | None, typer.Option("--scheduler-host", "--scheduler-node", hidden=True)
+    ] = None,
+    ping_interval: Annotated[float, typer.Option(hidden=True)] = 0,
+    admin_secret: Annotated[str, typer.Option(hidden=True)] = "",
+    unsafe_setup: Annotated[bool, typer.Option("--unsafe-setup/--safe-setup", hidden=True)] = False,
 ) -> None:
     """Run jobs of clients on this machine, until Ctrl-C.
 
-    On a terminal it takes commands: type [bold]help[/].
+    On stdout there is the line "listening on ADDRESS:PORT", once clients may come. On a terminal it
+    takes commands: type [bold]help[/]. With [bold]--json[/] it is an object with the keys event,
+    address, name, slots and process; with [bold]--jsonl[/] one follows for each event, which is
+    listening, ending or ended.
     """
-    from dispy_trio.cli.node import run, save
+    from dispy_trio.cli.node import Voice, run, save
     from dispy_trio.cli.node_config import gather_options
+    from dispy_trio.cli.records import check_choice
 
+    check_choice(as_json=as_json, as_lines=as_lines)
     given = _given(context)
-    for name_of_file in ("config", "save_config"):
-        given.pop(name_of_file, None)
+    for no_setting in ("config", "save_config", "as_json", "as_lines"):
+        given.pop(no_setting, None)
     options = gather_options(given, config)
     if options.debug:
         _say_all()
     if save_config is not None:
         save(save_config, options)
     else:
-        run(options)
+        raise typer.Exit(run(options, Voice(as_json=as_json, as_lines=as_lines)))
 
 
 @app.command(
+    cls=v.Command,
     context_settings={"token_normalize_func": _dashes},
     epilog="Examples: [bold]dispy-trio run compute.py:square 1 2 3[/] calls a function three times;"
     ' [bold]dispy-trio run ./render -a "--scene 1" -a "--scene 2" -n machine[/] runs a program'
-    " twice on that node.",
+    f" twice on that node.\n\n{STATUSES}",
 )
 def run(
     computation: Annotated[
@@ -343,100 +363,84 @@ def run(
         typer.Option(
             "--args",
             "-a",
+            metavar="TEXT",
             help="A job with these arguments, split as a shell does; repeatable. A function gets"
             " them as one string.",
         ),
     ] = None,
-    depends: Annotated[
-        list[Path] | None,
-        typer.Option("--depends", "-f", help="File that the jobs need; repeatable."),
-    ] = None,
-    nodes: Annotated[
-        list[str] | None,
+    nodes: v.Nodes = None,
+    depends: v.Depends = None,
+    timeout: v.Timeout = None,
+    retries: Annotated[
+        int,
+        typer.Option("--retries", metavar="N", help="Run a job that failed so many times again."),
+    ] = 0,
+    connect_timeout: v.ConnectTimeout = v.CONNECT_TIMEOUT,
+    live: Annotated[
+        bool,
         typer.Option(
-            "--node",
-            "--nodes",
-            "-n",
-            metavar="HOST[:PORT]",
-            help="Run on this node, repeatable; on this machine when absent.",
+            "--live/--no-live",
+            help="Show what jobs print while they run, which is the default, or when they have"
+            " ended.",
         ),
-    ] = None,
+    ] = True,
     no_cleanup: Annotated[
         bool, typer.Option("--no-cleanup", "-c", help="Leave the files on the nodes.")
     ] = False,
-    live: Annotated[
-        bool, typer.Option("--live/--no-live", help="Show what jobs print while they run.")
-    ] = True,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Terminate a job that runs longer.")
-    ] = None,
-    retries: Annotated[
-        int, typer.Option(min=0, help="Run a job that failed so many times again.")
-    ] = 0,
-    status: Annotated[
-        bool, typer.Option("--status", help="Print a table of the nodes at the end.")
-    ] = False,
-    secret_file: Annotated[
-        Path | None, typer.Option(help="The secret shared with the nodes.", rich_help_panel=TRUST)
-    ] = None,
-    secret: Annotated[
-        str,
-        typer.Option(
-            help="The secret itself; others can see it. Better: a file.", rich_help_panel=TRUST
-        ),
-    ] = "",
-    certfile: Annotated[
-        Path | None,
-        typer.Option(help="Certificate (PEM) for connections with TLS.", rich_help_panel=TRUST),
-    ] = None,
-    keyfile: Annotated[
-        Path | None,
-        typer.Option(help="Its key, when that is not in the same file.", rich_help_panel=TRUST),
-    ] = None,
-    ip_addr: Annotated[
-        str | None, typer.Option(help="Address of this machine.", rich_help_panel=UNUSED)
-    ] = None,
-    scheduler_node: Annotated[
-        str | None,
-        typer.Option(help="A shared scheduler; there is none yet.", rich_help_panel=UNUSED),
-    ] = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", "-d", help="Say everything, with tracebacks.")
-    ] = False,
+    status: v.Status = False,
+    as_json: v.Json = False,
+    as_lines: v.JsonLines = False,
+    debug: v.Debug = False,
+    secret_file: v.SecretFile = None,
+    secret: v.Secret = "",
+    certfile: v.Certfile = None,
+    keyfile: v.Keyfile = None,
+    ip_addr: Annotated[str | None, typer.Option(hidden=True)] = None,
+    scheduler_node: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a function or a program as jobs, one for each argument.
 
-    Results are printed in the order of the arguments. The exit status is 0 when all jobs succeeded.
+    On stdout there is nothing but results, in the order of the arguments: what functions return,
+    and what programs write to stdout. What else jobs print goes to stderr, with the job before each
+    line. With [bold]--jsonl[/] there is a line of JSON for each job as soon as it has ended, with
+    the keys job, arguments, status, result, error, stdout, stderr, node, start_time and end_time;
+    with [bold]--json[/] an array of these, in the order of the arguments.
     """
+    from dispy_trio.cli.reach import ClusterOptions
+    from dispy_trio.cli.records import choose_writer
     from dispy_trio.cli.run import RunOptions, run_jobs
 
     if debug:
         _say_all()
-    code = run_jobs(
-        RunOptions(
-            computation=computation,
-            argument_strings=args or [],
-            arguments=arguments or [],
-            depends=depends or [],
+    options = RunOptions(
+        computation=computation,
+        argument_strings=args or [],
+        arguments=arguments or [],
+        cleanup=not no_cleanup,
+        live=live,
+        retries=retries,
+        cluster=ClusterOptions(
             nodes=nodes or [],
-            cleanup=not no_cleanup,
-            live=live,
+            depends=depends or [],
             timeout=timeout,
-            retries=retries,
+            connect_timeout=connect_timeout,
             status=status,
             secret_file=secret_file,
             secret=secret,
             certfile=certfile,
             keyfile=keyfile,
-            ip_addr=ip_addr,
-            scheduler_node=scheduler_node,
-        )
+        ),
+        ip_addr=ip_addr,
+        scheduler_node=scheduler_node,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(run_jobs(options, choose_writer(as_json=as_json, as_lines=as_lines)))
 
 
 @app.command(
+    cls=v.Command,
+    context_settings={"token_normalize_func": _dashes},
     epilog="Example: [bold]dispy-trio mapreduce wordcount.py 'books/*.txt' --output counts[/]"
+    f" writes the part files into a folder.\n\n{STATUSES}",
 )
 def mapreduce(
     program: Annotated[
@@ -450,65 +454,105 @@ def mapreduce(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Files or patterns, read as lines.", show_default=False
+            metavar="INPUT",
+            help="Files or patterns, read as lines; - for standard input.",
+            show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(help="Write part files into this folder instead of lines to stdout."),
-    ] = None,
-    node: Annotated[
-        list[str] | None,
         typer.Option(
-            metavar="HOST:PORT", help="Run on this node, repeatable; on this machine when absent."
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Write part files there, and print their paths.",
         ),
     ] = None,
     partitions: Annotated[
-        int | None, typer.Option(min=1, help="Parts of the result; chosen when not given.")
+        int | None,
+        typer.Option(
+            "--partitions", metavar="N", help="Parts of the result; chosen when not given."
+        ),
     ] = None,
+    nodes: v.Nodes = None,
+    depends: v.Depends = None,
+    timeout: v.Timeout = None,
+    connect_timeout: v.ConnectTimeout = v.CONNECT_TIMEOUT,
+    status: v.Status = False,
+    as_json: v.Json = False,
+    as_lines: v.JsonLines = False,
+    debug: v.Debug = False,
+    secret_file: v.SecretFile = None,
+    secret: v.Secret = "",
+    certfile: v.Certfile = None,
+    keyfile: v.Keyfile = None,
 ) -> None:
-    """Run a map_reduce over files: prints a line KEY TAB VALUE for each key."""
-    from dispy_trio.cli.mapreduce import run
+    """Map the lines of files to pairs of key and value, and reduce the values of each key to one.
 
-    run(program, inputs, output, node, partitions)
+    On stdout there is nothing but results: a line KEY TAB VALUE for each key. What jobs print goes
+    to stderr, with the job before each line. With [bold]--jsonl[/] there is a line of JSON for each
+    key, with the keys key and value; with [bold]--json[/] an array of these. Part files have the
+    key path there.
+    """
+    from dispy_trio.cli.mapreduce import MapReduceOptions
+    from dispy_trio.cli.mapreduce import run as run_map_reduce
+    from dispy_trio.cli.reach import ClusterOptions
+    from dispy_trio.cli.records import choose_writer
+
+    if debug:
+        _say_all()
+    options = MapReduceOptions(
+        program=program,
+        inputs=inputs,
+        output=output,
+        partitions=partitions,
+        cluster=ClusterOptions(
+            nodes=nodes or [],
+            depends=depends or [],
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            status=status,
+            secret_file=secret_file,
+            secret=secret,
+            certfile=certfile,
+            keyfile=keyfile,
+        ),
+    )
+    run_map_reduce(options, choose_writer(as_json=as_json, as_lines=as_lines))
 
 
-@app.command(epilog='Example: [bold]scp "$(dispy-trio secret)" other:.config/dispy-trio/secret[/]')
-def secret() -> None:
-    """Print the path of the secret file that nodes and clients share; make it when missing."""
+@app.command(
+    cls=v.Command,
+    epilog='Example: [bold]scp "$(dispy-trio secret)" other:.config/dispy-trio/secret[/] lets two'
+    " machines trust each other.",
+)
+def secret(as_json: v.Json = False, as_lines: v.JsonLines = False) -> None:
+    """Print the path of the secret file that nodes and clients share; make it when missing.
+
+    With [bold]--json[/] or [bold]--jsonl[/] it is an object with the key path.
+    """
+    from dispy_trio.cli.records import check_choice, to_json
     from dispy_trio.runtime.secret import load_secret
 
-    typer.echo(load_secret().path)
+    check_choice(as_json=as_json, as_lines=as_lines)
+    path = str(load_secret().path)
+    say(to_json({"path": path}) if as_json or as_lines else path)
 
 
 def main() -> None:
     """Run the command; turn our own errors into one line and an exit status."""
-    from dispy_trio.errors import (
-        AuthenticationError,
-        ConnectError,
-        DispyError,
-        LocalError,
-        PythonMismatch,
-        VersionMismatch,
-    )
+    from dispy_trio.errors import DispyError
 
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        status = EXIT_INTERRUPTED
+    except UsageError as exc:
+        remark(f"dispy-trio: {explain_usage(exc)}")
+        status = EXIT_USAGE
     except DispyError as exc:
         if _debug:
             raise
-        typer.echo(f"dispy-trio: {exc}", err=True)
-        match exc:
-            case AuthenticationError():
-                status = EXIT_REFUSED
-            case VersionMismatch() | PythonMismatch():
-                status = EXIT_MISMATCH
-            case ConnectError():
-                status = EXIT_UNREACHABLE
-            case LocalError():
-                status = EXIT_USAGE
-            case _:
-                status = EXIT_FAILED
-        sys.exit(status)
+        status, text = explain(exc)
+        remark(f"dispy-trio: {text}")
+    sys.exit(status)

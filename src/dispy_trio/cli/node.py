@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
-import typer
 from attrs import define, field
 
 from dispy_trio.cli.console import Commands, is_foreground, run_console
@@ -23,15 +24,17 @@ from dispy_trio.cli.node_config import (
     settings_of,
     write_config,
 )
-from dispy_trio.cli.node_lock import claim_port, clean_prefix
+from dispy_trio.cli.node_lock import claim_given_port, claim_port, clean_prefix
+from dispy_trio.cli.records import to_json
+from dispy_trio.cli.saying import remark, say
 from dispy_trio.config import NodeSettings
-from dispy_trio.errors import DispyError
-from dispy_trio.services.control import NodeControl
+from dispy_trio.errors import DispyError, LocalError
+from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.hours import ServiceHours, ServiceState
 from dispy_trio.services.node import run_node
 from dispy_trio.services.outside import Outside, default_prefix, real_outside
 
-__all__ = ["Ending", "keep_hours", "run", "save"]
+__all__ = ["Ending", "Voice", "keep_hours", "run", "save"]
 
 log = logging.getLogger("dispy_trio.node")
 
@@ -53,8 +56,10 @@ def save(file: Path, options: NodeOptions) -> None:
         log.warning("%s has no secret in it; keep that in a file for --secret-file", file)
 
 
-def run(options: NodeOptions) -> None:
+def run(options: NodeOptions, voice: Voice) -> int:
     """Run until it is told to end: by a signal, its console, or its last client.
+
+    Returns the exit status.
 
     Raises:
         DispyError: the node can't start; says why.
@@ -65,19 +70,25 @@ def run(options: NodeOptions) -> None:
         log.warning("%s", line)
     if options.secret:
         log.warning("--secret can be seen by all who list processes; prefer --secret-file")
-    prefix = settings.dest_path_prefix or default_prefix()
+    prefix = _prefix_of(settings)
     settings = attrs.evolve(settings, dest_path_prefix=prefix)
     with claim_port(prefix, settings.host, options.port, end_other=options.clean) as lock:
         if options.clean or options.serve == 0:
             clean_prefix(prefix, lock)
-        if options.serve != 0:
-            _serve(settings, options, hours)
+        return _serve(settings, options, hours, voice) if options.serve != 0 else 0
 
 
-def _serve(settings: NodeSettings, options: NodeOptions, hours: ServiceHours | None) -> None:
+def _prefix_of(settings: NodeSettings) -> Path:
+    return settings.dest_path_prefix or default_prefix()
+
+
+def _serve(
+    settings: NodeSettings, options: NodeOptions, hours: ServiceHours | None, voice: Voice
+) -> int:
     outside = real_outside(settings, alone=True)
+    number: int | None = None
     try:
-        trio.run(_attend, settings, outside, options, hours)
+        number = trio.run(_attend, settings, outside, options, hours, voice)
     # No `except*`: what is raised there is a group itself on Python before 3.11.4.
     except BaseExceptionGroup as group:
         told, others = group.split(DispyError)
@@ -87,29 +98,102 @@ def _serve(settings: NodeSettings, options: NodeOptions, hours: ServiceHours | N
     finally:
         if options.port_file is not None:
             options.port_file.unlink(missing_ok=True)
+    return voice.ended(number)
 
 
 async def _attend(
-    settings: NodeSettings, outside: Outside, options: NodeOptions, hours: ServiceHours | None
-) -> None:
-    """Run the node; what may be done to it ends with it."""
+    settings: NodeSettings,
+    outside: Outside,
+    options: NodeOptions,
+    hours: ServiceHours | None,
+    voice: Voice,
+) -> int | None:
+    """Run the node; what may be done to it ends with it. Returns the signal that ended it."""
     # What is ignored stays so: nohup, and a shell for what it starts in the background, count on it.
     handled = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    with trio.open_signal_receiver(*handled) as signals:
+    with ExitStack() as claims, trio.open_signal_receiver(*handled) as signals:
         async with trio.open_nursery() as attendants:
             async with trio.open_nursery() as nursery:
                 control: NodeControl = await nursery.start(run_node, settings, outside)
-                attendants.start_soon(_obey, Ending(control, _complain), signals)
+                if not options.port:
+                    claim = claim_given_port(_prefix_of(settings), settings.host, control.port)
+                    claims.enter_context(claim)
+                ending = Ending(control, voice)
+                attendants.start_soon(_obey, ending, signals)
                 if hours is not None:
                     attendants.start_soon(keep_hours, hours, control, datetime.now)
                 if options.port_file is not None:
                     _write_port(options.port_file, control.port)
-                typer.echo(f"listening on {control.host}:{control.port}")
+                voice.listening(control)
                 terminal = _terminal()
                 if terminal is not None and not options.daemon:
                     commands = Commands(control, lambda: describe_hours(hours, datetime.now()))
-                    attendants.start_soon(run_console, terminal, commands, typer.echo)
+                    attendants.start_soon(run_console, terminal, commands, voice.say)
             attendants.cancel_scope.cancel()
+    return ending.number
+
+
+# --- what is told ----------------------------------------------------------------------------
+@define(eq=False)
+class Voice:
+    """What a node tells: on stdout where it listens, all else on stderr."""
+
+    as_json: bool = False
+    """An object in place of the line."""
+    as_lines: bool = False
+    """The same, and one for each event that follows."""
+
+    def listening(self, control: NodeControl) -> None:
+        """Clients may come."""
+        address = f"{control.host}:{control.port}"
+        if not self.as_json and not self.as_lines:
+            say(f"listening on {address}")
+            return
+        report = control.report()
+        event = {
+            "event": "listening",
+            "address": address,
+            "name": report.name,
+            "slots": report.cpus,
+            "process": os.getpid(),
+        }
+        say(to_json(event))
+
+    def ending(self, number: int, report: NodeReport, text: str) -> None:
+        """It was asked to end by a signal; `text` tells what is waited for, if anything is."""
+        if text:
+            self.say(text)
+        self._tell(
+            {
+                "event": "ending",
+                "signal": signal.Signals(number).name,
+                "jobs": report.busy,
+                "computations": report.computations,
+            }
+        )
+
+    def ended(self, number: int | None) -> int:
+        """It has ended, by a signal or by itself; returns the exit status."""
+        status = 0 if number is None else 128 + number
+        self.say(
+            f"the node has ended{'' if number is None else f' ({signal.Signals(number).name})'}"
+        )
+        self._tell({"event": "ended", "status": status})
+        return status
+
+    def say(self, text: str) -> None:
+        """Tell people."""
+        try:
+            remark(text)
+        except OSError:
+            pass  # The terminal is gone, which may be why the node ends.
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self.as_lines:
+            try:
+                say(to_json(event))
+            except OSError:
+                pass  # Nobody reads it any more.
 
 
 # --- signals ---------------------------------------------------------------------------------
@@ -118,31 +202,36 @@ class Ending:
     """What a signal means: the first asks the node to end in good order, the same again insists."""
 
     control: NodeControl
-    say: Callable[[str], None]
+    voice: Voice
+    number: int | None = None
+    """The signal that came last."""
     _asked: set[int] = field(factory=set)
 
     def on_signal(self, number: int) -> None:
+        report = self.control.report()
+        self.number = number
+        waits_for = ""
         if number in (signal.SIGHUP, signal.SIGQUIT) or number in self._asked:
             self.control.quit()
-            return
-        self._asked.add(number)
-        if number == signal.SIGTERM:
+        elif number == signal.SIGTERM:
             self.control.drain()
-            return
-        report = self.control.report()
-        self.control.leave()
-        if report.computations:
-            open_ones = ", ".join(report.computations)
-            self.say(f"the node ends when all is closed ({open_ones}); once more to end it now")
+            if report.busy:
+                jobs = "the job that runs ends" if report.busy == 1 else f"{report.busy} jobs end"
+                waits_for = f"the node ends when {jobs}; once more to end it now"
+        else:
+            self.control.leave()
+            if report.computations:
+                open_ones = ", ".join(report.computations)
+                waits_for = (
+                    f"the node ends when all is closed ({open_ones}); once more to end it now"
+                )
+        self._asked.add(number)
+        self.voice.ending(number, report, waits_for)
 
 
 async def _obey(ending: Ending, signals: AsyncIterator[int]) -> None:
     async for number in signals:
         ending.on_signal(number)
-
-
-def _complain(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 # --- service hours ---------------------------------------------------------------------------
@@ -193,8 +282,11 @@ def _terminal() -> int | None:
 def _write_port(path: Path, port: int) -> None:
     """Whole or not at all: scripts wait for the file to appear."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(f"{port}\n")
-    draft.replace(path)
+    try:
+        draft.write_text(f"{port}\n")
+        draft.replace(path)
+    except OSError as exc:
+        raise LocalError(f"--port-file: can't write {path}: {exc.strerror}") from exc
 
 
 def _innermost(group: BaseExceptionGroup[DispyError]) -> DispyError:

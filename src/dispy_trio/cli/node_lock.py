@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from dispy_trio.errors import LocalError, PortInUse
 from dispy_trio.runtime.marks import living_directories
 from dispy_trio.runtime.store import prepare_root, remove_what_is_left
 
-__all__ = ["claim_port", "clean_prefix"]
+__all__ = ["claim_given_port", "claim_port", "clean_prefix"]
 
 log = logging.getLogger("dispy_trio.node")
 
@@ -40,7 +40,7 @@ def claim_port(
     Args:
         prefix: where nodes keep the files of computations; made when missing.
         host: to listen on.
-        port: to listen on; 0 needs no claim.
+        port: to listen on; 0 needs no claim before the system has given one.
         end_other: end the node that has the port.
 
     Raises:
@@ -73,6 +73,24 @@ def claim_port(
         # While it is still locked: whoever waits for the lock then looks whether it is this file.
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def claim_given_port(prefix: Path, host: str, port: int) -> Iterator[None]:
+    """Claim a port that the system has given to this node, so that ``--clean`` finds it.
+
+    Args:
+        prefix: as of `claim_port`.
+        host: listened on.
+        port: listened on.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claim_port(prefix, host, port))
+        except PortInUse as exc:
+            # Its node has let go of the port, and is about to end.
+            log.info("no lock for port %d: %s", port, exc)
+        yield
 
 
 def clean_prefix(prefix: Path, own_lock: Path | None = None) -> None:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import logging
-import os
 import re
-import select
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
 
-import typer
-from attrs import frozen
+from attrs import field, frozen
 
-import dispy_trio
-from dispy_trio.errors import DispyError, LocalError
-from dispy_trio.texts import readable
+from dispy_trio.cli.outcomes import Report, make_report
+from dispy_trio.cli.reach import ClusterOptions, check_readers, open_cluster, show_status, submitter
+from dispy_trio.cli.records import RecordWriter
+from dispy_trio.cli.saying import remark
+from dispy_trio.client.progress import Standing, show_bar
+from dispy_trio.errors import LocalError
 
 __all__ = ["RunOptions", "arguments_of_jobs", "load_computation", "run_jobs"]
 
@@ -43,87 +44,88 @@ class RunOptions:
     argument_strings: Sequence[str] = ()
     arguments: Sequence[str] = ()
     """``-`` stands for the lines of standard input."""
-    depends: Sequence[Path] = ()
-    nodes: Sequence[str] = ()
     cleanup: bool = True
     live: bool = True
-    timeout: float | None = None
     retries: int = 0
-    status: bool = False
-    secret_file: Path | None = None
-    secret: str = ""
-    certfile: Path | None = None
-    keyfile: Path | None = None
+    cluster: ClusterOptions = field(factory=ClusterOptions)
     ip_addr: str | None = None
     scheduler_node: str | None = None
 
 
-def run_jobs(options: RunOptions) -> int:
-    """Run them all; results go to stdout, what failed to stderr. Returns the exit status.
+def run_jobs(options: RunOptions, writer: RecordWriter | None = None) -> int:
+    """Run them all; results go to stdout, all else to stderr. Returns the exit status.
+
+    Args:
+        options: of the command line.
+        writer: takes a record of each job; None prints text.
 
     Raises:
-        DispyError: the computation or an option can't be used; says why.
+        DispyError: the computation or an option can't be used, or no node can; says why.
     """
     _check(options)
     computation = load_computation(options.computation)
     is_program = isinstance(computation, str)
     # Read to its end before anything is started: an error in it is told early.
     given = list(arguments_of_jobs(options, split=is_program, lines=sys.stdin))
-    with _open_cluster(options, computation) as cluster:
-        submit = cluster.options(timeout=options.timeout, retries=options.retries).submit
-        jobs = [submit(*arguments) for arguments in given]
-        succeeded = []
-        for number, (job, arguments) in enumerate(zip(jobs, given, strict=True), 1):
-            _wait(job, cluster._thread.live)
-            if not options.live:
-                typer.echo(job.stdout or "", nl=False)
-                typer.echo(job.stderr or "", nl=False, err=True)
-            label = f"job {number}" + (f" ({shlex.join(arguments)})" if arguments else "")
-            succeeded.append(_print_outcome(label, job, is_program=is_program))
-        if options.status:
-            cluster.print_status()
-    return EXIT_OK if all(succeeded) else EXIT_FAILED
+    began = time.monotonic()
+    with open_cluster(
+        options.cluster, computation, cleanup=options.cleanup, live_output=options.live
+    ) as cluster:
+        live = cluster._thread.live
+        report = make_report(given, live, writer, is_program=is_program, again=options.retries > 0)
+        submit = submitter(cluster, timeout=options.cluster.timeout, retries=options.retries)
+        report.jobs = [submit(*arguments) for arguments in given]
+        try:
+            _await_all(report, cluster, live)
+        except KeyboardInterrupt:
+            remark(f"interrupted: {report.done} of {len(given)} jobs had ended")
+            raise
+        if options.cluster.status:
+            show_status(cluster, time.monotonic() - began)
+    return EXIT_FAILED if report.failed else EXIT_OK
 
 
 def _check(options: RunOptions) -> None:
     """What can be told before anything is started."""
     if options.scheduler_node is not None:
         raise LocalError("--scheduler-node: comes with the shared scheduler; use --node for now")
-    if options.secret and options.secret_file is not None:
-        raise LocalError("--secret and --secret-file: give one of them")
-    if options.timeout is not None and not options.timeout > 0:
-        raise LocalError(f"--timeout: must be more than 0 seconds, not {options.timeout}")
-    for name, paths in (
-        ("--depends", options.depends),
-        ("--certfile", [options.certfile]),
-        ("--keyfile", [options.keyfile]),
-    ):
-        for path in paths:
-            if path is not None and not path.is_file():
-                raise LocalError(f"{name}: {path} is not a file")
+    if options.retries < 0:
+        raise LocalError(f"--retries: must be at least 0, not {options.retries}")
+    options.cluster.check()
     if options.ip_addr is not None:
         log.warning("--ip-addr has no effect: this client dials its nodes")
-    if options.secret:
+    if options.cluster.secret:
         log.warning("--secret can be seen by all who list processes; prefer --secret-file")
 
 
-def _open_cluster(options: RunOptions, computation: Callable[..., Any] | str) -> Any:
-    open_cluster: Any = dispy_trio.JobCluster
-    return open_cluster(
-        computation,
-        nodes=list(options.nodes) or None,
-        depends=[str(path) for path in options.depends],
-        cleanup=options.cleanup,
-        secret=options.secret,
-        secret_file=_text(options.secret_file),
-        certfile=_text(options.certfile),
-        keyfile=_text(options.keyfile),
-        live_output=options.live,
-    )
+def _await_all(report: Report, cluster: Any, live: Any) -> None:
+    def stand() -> Standing:
+        return Standing(report.done, len(report.jobs), report.failed, cluster.status().place)
+
+    with show_bar(cluster.name, stand):
+        for job in _as_they_end(report.jobs, live):
+            report.ended(job)
+        check_readers(live)
+    report.end()
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _as_they_end(jobs: Sequence[Any], live: Any) -> Iterator[Any]:
+    """Each job once it has ended, as long as what is printed can be told."""
+    done: SimpleQueue[Any] = SimpleQueue()
+    for job in jobs:
+        if not job.add_waiter(done.put):
+            # Both may happen at the very moment it ends; below each is taken once.
+            done.put(job)
+    seen: set[int] = set()
+    while len(seen) < len(jobs):
+        try:
+            job = done.get(timeout=LOOK_EVERY)
+        except Empty:
+            check_readers(live)
+            continue
+        if job.number not in seen:
+            seen.add(job.number)
+            yield job
 
 
 # --- what is run -----------------------------------------------------------------------------
@@ -172,7 +174,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise LocalError(f"{path} can't be imported: {type(exc).__name__}: {exc}") from exc
     return module
 
@@ -202,43 +204,3 @@ def arguments_of_jobs(
             yield (argument,)
     if not options.argument_strings and not options.arguments:
         yield ()
-
-
-def _wait(job: Any, live: Any) -> None:
-    """Wait for its end, as long as what it prints can be told.
-
-    Args:
-        job: to be waited for.
-        live: what shows the output of jobs while they run, if anything does.
-
-    Raises:
-        BrokenPipeError: whoever read what we write has seen enough (``| head``).
-        DispyError: stdout or stderr can't be written; says why.
-    """
-    stdout = select.poll()
-    stdout.register(1, 0)
-    ended = False
-    while not ended:
-        ended = job.finish.wait(LOOK_EVERY)
-        for failure in list(live.failures.values()) if live is not None else ():
-            if isinstance(failure, BrokenPipeError):
-                raise failure
-            raise DispyError(f"what jobs print can't be shown: {failure}")
-        # A pipe that nobody reads, and maybe nothing is written to it for long.
-        if not ended and any(events & select.POLLERR for _, events in stdout.poll(0)):
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-# --- what it gave ----------------------------------------------------------------------------
-def _print_outcome(label: str, job: Any, *, is_program: bool) -> bool:
-    """Print what a job that has ended returned, or why it failed; whether it succeeded."""
-    if job.status != dispy_trio.DispyJob.Finished:
-        reason = str(job.exception or "").rstrip()
-        typer.echo(f"{label}: {job.status.name}" + (f": {reason}" if reason else ""), err=True)
-        return False
-    if not is_program:
-        typer.echo(readable(job.result) if isinstance(job.result, str) else repr(job.result))
-        return True
-    if job.result != 0:
-        typer.echo(f"{label}: exit status {job.result}", err=True)
-    return bool(job.result == 0)

@@ -9,20 +9,21 @@ The thread, and what it shares with the cluster, is in `client.thread`.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from dispy_trio import config
 from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
-from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, next_job_id
+from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
+from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
     ClusterStatus,
     DispyNode,
@@ -32,11 +33,18 @@ from dispy_trio.client.nodes import (
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
+from dispy_trio.client.progress import (
+    Counter,
+    count_of,
+    watch_counter,
+    watch_engine,
+)
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
+from dispy_trio.logs import check_level, logger, messages_from
 from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
@@ -46,8 +54,7 @@ __all__ = ["JobCluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-log = logging.getLogger("dispy_trio")
+A = TypeVar("A")
 
 _now = time.time
 
@@ -63,6 +70,7 @@ class JobCluster(Generic[P, T]):
     ...     print([job() for job in jobs])
     """
 
+    @with_suggestions("JobCluster")
     def __init__(
         self,
         computation: Callable[P, T] | str,
@@ -77,7 +85,7 @@ class JobCluster(Generic[P, T]):
         ext_ip_addr: str | Sequence[str] | None = None,
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
-        loglevel: int = logging.INFO,
+        loglevel: int = logger.INFO,
         callback: JobCallback | None = None,
         setup: Callable[..., Any] | None = None,
         cleanup: bool | Callable[..., Any] = True,
@@ -118,7 +126,9 @@ class JobCluster(Generic[P, T]):
                 `recover_file`.
             dispy_port: sets `config.DispyPort`, from which the port of nodes counts.
             dest_path: directory on the nodes that lasts from one cluster to the next.
-            loglevel: of the library's logger.
+            loglevel: DEBUG, INFO, WARNING, ERROR or CRITICAL of `logger`: from where on messages of this
+                cluster are logged. Where the program has configured logging, INFO stands for the
+                level configured there. Where it has not, messages are shown on stderr.
             callback: old name of `job_status`.
             setup: called once on each node before its first job, with the node's ``setup_args``; it
                 has to return 0, 1 or 2. What it makes global is shared by the node's jobs.
@@ -155,17 +165,20 @@ class JobCluster(Generic[P, T]):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
         _set_port(dispy_port)
-        choice = choose_nodes(nodes)
-        # Started first: its interpreter starts up while ours imports what it needs.
-        embedded = None
-        if choice.embedded:
-            embedded = EmbeddedNode(
-                cpus=cpus,
-                secret_file=secret_file,
-                secret=secret,
-                certfile=certfile,
-                keyfile=keyfile,
-            )
+        loglevel = check_level("loglevel", loglevel)
+        logger.setLevel(loglevel)
+        with messages_from(loglevel):
+            choice = choose_nodes(nodes)
+            # Started first: its interpreter starts up while ours imports what it needs.
+            embedded = None
+            if choice.embedded:
+                embedded = EmbeddedNode(
+                    cpus=cpus,
+                    secret_file=secret_file,
+                    secret=secret,
+                    certfile=certfile,
+                    keyfile=keyfile,
+                )
         try:
             from dispy_trio.client import settings as s
 
@@ -185,8 +198,6 @@ class JobCluster(Generic[P, T]):
             job_status = job_status or callback
             s.check_callback("job_status", job_status, "job")
             s.check_callback("cluster_status", cluster_status, "status, node, job")
-            if loglevel != logging.INFO:
-                log.setLevel(loglevel)
             settings = s.ClusterSettings(
                 choice,
                 cpus,
@@ -198,6 +209,7 @@ class JobCluster(Generic[P, T]):
                 PULSE_INTERVAL if pulse_interval is None else pulse_interval,
                 connect_timeout,
                 options_of_all(isolation),
+                loglevel,
             )
             work = s.pack_work(
                 computation,
@@ -221,7 +233,9 @@ class JobCluster(Generic[P, T]):
         if job_status is not None or cluster_status is not None:
             from dispy_trio.client.callbacks import Notifier
 
-            thread.notifier = Notifier(job_status, cluster_status, thread.find_dispy_node)
+            thread.notifier = Notifier(
+                job_status, cluster_status, thread.find_dispy_node, thread.drained, thread.log
+            )
         if live_output:
             from dispy_trio.client.live import LiveOutput
 
@@ -234,11 +248,20 @@ class JobCluster(Generic[P, T]):
     def _attach(self, thread: ClusterThread) -> None:
         self.name = thread.name
         self._thread = thread
-        self._job_type: type[DispyJob[Any]] = ProgramJob if thread.work.is_program else DispyJob
+        is_program = thread.work.is_program
+        self._job_type: type[SubmittedJob[Any]] = ProgramJob if is_program else SubmittedJob
         self._start_time = time.time()
 
     # --- jobs ----------------------------------------------------------------------------------
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    # Type checkers know each way to submit twice: no signature made of the computation's can have a
+    # keyword of ours.
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """Queue a job and return at once.
 
         The keyword ``dispy_job_depends`` is a list of what this one job needs beside its arguments,
@@ -254,11 +277,23 @@ class JobCluster(Generic[P, T]):
             return self._submit_with(args, kwargs, None)
         return self._submit(pack_arguments(args, kwargs, self._thread.work.carried))
 
-    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    @overload
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit_job_id(
+        self, job_id: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """As `submit`, with an id that the job has from its beginning."""
         return self._submit_with(args, kwargs, None, job_id=job_id)
 
-    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
+    @overload
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None: ...
+    @overload
+    def submit_node(
+        self, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_node(self, node: Any, *args: Any, **kwargs: Any) -> DispyJob[T] | None:
         """As `submit`, for one node: None when that is none of this cluster, or is not used by it.
 
         Of a node that the cluster was told of and that is not there yet, the job waits for it.
@@ -270,8 +305,16 @@ class JobCluster(Generic[P, T]):
         """
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
+    @overload
     def submit_job_id_node(
         self, job_id: Any, node: Any, *args: P.args, **kwargs: P.kwargs
+    ) -> DispyJob[T] | None: ...
+    @overload
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_job_id_node(
+        self, job_id: Any, node: Any, *args: Any, **kwargs: Any
     ) -> DispyJob[T] | None:
         """As `submit_node`, with an id that the job has from its beginning."""
         key = self._node_for_jobs(node)
@@ -324,12 +367,15 @@ class JobCluster(Generic[P, T]):
 
     def _submit(
         self, payload: bytes | Parts, extras: JobExtras | None = None, job_id: Any = None
-    ) -> DispyJob[Any]:
+    ) -> SubmittedJob[Any]:
         thread = self._thread
         engine = thread.engine
         assert engine is not None
         with thread.submitting:
-            # Many threads may submit: no two jobs may have one number.
+            # Many threads may submit, and one may close: no two jobs may have one number, and none
+            # may come when nobody waits for it any more.
+            if thread.refuses:
+                raise thread.why_closed()
             thread.number = number = thread.number + 1
         job = self._job_type(
             number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
@@ -359,14 +405,29 @@ class JobCluster(Generic[P, T]):
 
         A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
         """
-        if job.ended:
-            log.warning("job %r has ended; it can't be cancelled", job.id)
+        if job.ended or not job.number:
+            why = "has ended" if job.ended else "was never submitted"
+            self._thread.log.warning("job %r %s; it can't be cancelled", job.id, why)
             return -1
         self._thread.call_soon(self._thread.running().cancel, job)
         return 0
 
-    def as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
-        """Yield the jobs in the order in which they end."""
+    def as_completed(
+        self, jobs: Iterable[DispyJob[T]], *, progress: bool = False
+    ) -> Iterator[DispyJob[T]]:
+        """Yield the jobs in the order in which they end.
+
+        Args:
+            jobs: to wait for.
+            progress: show a bar on stderr, if that is a terminal.
+        """
+        if not progress:
+            return self._as_completed(jobs)
+        given = list(jobs)
+        counter = Counter(len(given))
+        return self._with_bar(self._as_completed(given), counter, counter.took_job)
+
+    def _as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
         done: SimpleQueue[UserJob[Any]] = SimpleQueue()
         given = list(jobs)
         for job in given:
@@ -380,13 +441,21 @@ class JobCluster(Generic[P, T]):
                 seen.add(ended.number)
                 yield ended
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until no job is pending, and the callbacks of those that were have been called.
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> bool:
+        """Wait until no job is pending and the callbacks of all have returned, also of those that
+        callbacks have submitted meanwhile. Within a callback, wait for the jobs alone.
+
+        Args:
+            timeout: seconds to wait at most; None for no limit.
+            progress: show a bar on stderr, if that is a terminal.
 
         Returns:
             False when `timeout` seconds have passed before.
         """
-        return self._thread.wait(timeout)
+        if not progress:
+            return self._thread.wait(timeout)
+        with self.progress():
+            return self._thread.wait(timeout)
 
     __call__ = wait
 
@@ -395,6 +464,7 @@ class JobCluster(Generic[P, T]):
         *iterables: Iterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """Call the computation with the items of the iterables; yield the results in order.
 
@@ -405,13 +475,28 @@ class JobCluster(Generic[P, T]):
             iterables: one for each argument; the shortest one ends it.
             buffersize: calls that may be read ahead of the results taken; bounded also by default.
             chunksize: calls in one job; None chooses by measured duration.
+            progress: show a bar of the calls on stderr, if that is a terminal.
 
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
-        return self._map(iterables, buffersize, chunksize, None)
+        return self._map(iterables, buffersize, chunksize, None, progress)
 
     def _map(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        buffersize: int | None,
+        chunksize: int | None,
+        options: JobOptions | None,
+        progress: bool,
+    ) -> Iterator[T]:
+        values = self._results(iterables, buffersize, chunksize, options)
+        if not progress:
+            return values
+        counter = Counter(count_of(iterables))
+        return self._with_bar(values, counter, counter.took)
+
+    def _results(
         self,
         iterables: tuple[Iterable[Any], ...],
         buffersize: int | None,
@@ -420,7 +505,7 @@ class JobCluster(Generic[P, T]):
     ) -> Iterator[T]:
         machine = self._thread.running().machine
 
-        def submit(payload: bytes | Parts) -> DispyJob[Any]:
+        def submit(payload: bytes | Parts) -> SubmittedJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
         sizer = ChunkSizer(chunksize)
@@ -438,6 +523,25 @@ class JobCluster(Generic[P, T]):
                 if not job.ended:
                     self.cancel(job)
 
+    def progress(self) -> AbstractContextManager[None]:
+        """Show a bar of this cluster's jobs on stderr while a block runs, if that is a terminal.
+
+        >>> with cluster.progress():
+        ...     results = [job() for job in jobs]
+
+        Jobs that have ended before are not counted. What the block prints goes above the bar.
+        """
+        thread = self._thread
+        return watch_engine(self.name, thread.running(), lambda: (thread.number, thread.ended))
+
+    def _with_bar(
+        self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
+    ) -> Iterator[A]:
+        with watch_counter(self.name, self._thread.running(), counter):
+            for value in values:
+                took(value)
+                yield value
+
     # --- nodes ---------------------------------------------------------------------------------
     def _key_of(self, node: Any, *, awaited: bool = False) -> str | None:
         """The key of the one node that is meant; None, and it is logged why, if there is none.
@@ -451,16 +555,21 @@ class JobCluster(Generic[P, T]):
         found = self._thread.ask(engine.find_nodes, wanted)
         is_name = isinstance(wanted, NodeAllocate) and not wanted.is_pattern
         # Looked up here, if nobody has done so before: others wait for the engine's thread.
-        if not found and is_name and wanted.ip_addr is not None:
-            found = self._thread.ask(engine.find_nodes, wanted)
+        if not found and is_name:
+            with messages_from(self._thread.settings.loglevel):
+                is_known = wanted.ip_addr is not None
+            if is_known:
+                found = self._thread.ask(engine.find_nodes, wanted)
         if not awaited:
             found = [key for key in found if engine.was_met(key)]
         if len(found) == 1:
             return found[0]
         if found:
-            log.warning("%r may be any of %s: name it with its port", node, ", ".join(found))
+            self._thread.log.warning(
+                "%r may be any of %s: name it with its port", node, ", ".join(found)
+            )
         else:
-            log.warning("%r is no node of this cluster", node)
+            self._thread.log.warning("%r is no node of this cluster", node)
         return None
 
     def _node_for_jobs(self, node: Any) -> str | None:
@@ -468,7 +577,7 @@ class JobCluster(Generic[P, T]):
         engine = self._thread.running()
         key = self._key_of(node, awaited=True)
         if key is not None and not self._thread.ask(engine.may_run, key):
-            log.warning("node %s runs no jobs of cluster %s", key, self.name)
+            self._thread.log.warning("node %s runs no jobs of cluster %s", key, self.name)
             return None
         return key
 
@@ -480,7 +589,8 @@ class JobCluster(Generic[P, T]):
         Raises:
             TypeError, ValueError: one can't be meant.
         """
-        choice = choose_nodes(nodes)
+        with messages_from(self._thread.settings.loglevel):
+            choice = choose_nodes(nodes)
         self._thread.ask(self._thread.running().discover, choice.addresses)
         return 0
 
@@ -496,9 +606,10 @@ class JobCluster(Generic[P, T]):
         if not several:
             return -1
         try:
-            choice = choose_nodes(several)
+            with messages_from(self._thread.settings.loglevel):
+                choice = choose_nodes(several)
         except (TypeError, ValueError) as exc:
-            log.warning("allocate_node: %s", exc)
+            self._thread.log.warning("allocate_node: %s", exc)
             return -1
         self._thread.ask(engine.allocate, choice)
         return 0
@@ -592,7 +703,7 @@ class JobCluster(Generic[P, T]):
         except (ClusterClosed, ClusterFailed):
             raise
         except (DispyError, OSError) as exc:
-            log.warning("send_file: %s", exc)
+            self._thread.log.warning("send_file: %s", exc)
             return -1
         return 0
 
@@ -617,10 +728,16 @@ class JobCluster(Generic[P, T]):
     stats = print_status
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
-        """End the cluster: wait for its jobs, or with `terminate` stop them.
+        """End the cluster: wait as `wait` does, or with `terminate` stop its jobs.
+
+        Callbacks may submit until nothing is left to be waited for; from then on, or from when jobs
+        are stopped, no more are taken. When jobs are stopped, callbacks have a second more. Those
+        that have not returned then are no longer waited for, and the log says so: they go on, and
+        the others are called, as long as the program lasts, and no longer.
 
         Args:
-            timeout: seconds to wait for jobs; then False, or with `terminate` they are stopped.
+            timeout: seconds to wait for jobs and callbacks; then False, and the cluster can be used
+                as before, or with `terminate` the jobs are stopped.
             terminate: stop what has not ended (at once when there is no `timeout`).
 
         Returns:
@@ -632,6 +749,23 @@ class JobCluster(Generic[P, T]):
     def shutdown(self) -> None:
         """The same as `close`, for programs that call it."""
         self.close()
+
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import cluster_text
+
+        return cluster_text("JobCluster", self.name, self._thread.describe(), self._nodes())
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import cluster_html
+
+        return cluster_html(repr(self), self._nodes())
+
+    def _nodes(self) -> list[DispyNode]:
+        engine = self._thread.engine
+        return [] if engine is None else engine.dispy_nodes()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a cluster stays in the program that made it")
 
     def __enter__(self) -> Self:
         return self

@@ -2,13 +2,14 @@
 order in which things happened.
 
 The thread is one for all clusters of a program, as in dispy. What is called may take its time, and
-may call the cluster: nothing waits for it but `flush`.
+may call the cluster, also for more jobs. It may raise or exit, which is logged: the thread goes on.
+Nothing waits for it but the cluster's `wait` and `close`, which count the calls.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -16,21 +17,20 @@ from typing import Any
 
 from attrs import define, field
 
-from dispy_trio.client.jobs import DispyJob, snapshot
+from dispy_trio.client.jobs import DispyJob, SubmittedJob, snapshot
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.errors import ResultUnpicklable
+from dispy_trio.logs import DispyLogger, log
 from dispy_trio.models import JobStatus, Outcome
 
-__all__ = ["ClusterCallback", "JobCallback", "Notifier"]
-
-log = logging.getLogger("dispy_trio")
+__all__ = ["ClusterCallback", "JobCallback", "Notifier", "is_callback"]
 
 JobCallback = Callable[[DispyJob[Any]], object]
 ClusterCallback = Callable[[int, DispyNode | None, DispyJob[Any] | None], object]
 
 _NEVER_RAN = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
 
-_queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
+_queue: SimpleQueue[tuple[Notifier, Callable[[], object]]] = SimpleQueue()
 _thread: threading.Thread | None = None
 _starting = threading.Lock()
 
@@ -54,13 +54,23 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 def _work() -> None:
     while True:
-        call = _queue.get()
+        notifier, call = _queue.get()
         try:
             call()
         except BaseException:  # noqa: ASYNC103 - Trio does not run on this thread
-            # SystemExit, too, would end this thread alone, and `flush` would wait for ever.
-            log.exception("a status callback failed")
-        del call
+            # SystemExit and KeyboardInterrupt, too, would end this thread alone, and nobody would be
+            # told of anything any more.
+            notifier.log.exception("a status callback failed")
+        finally:
+            # What the call holds on to is gone before whoever waits for it goes on.
+            del call
+            notifier.call_returned()
+            del notifier
+
+
+def is_callback() -> bool:
+    """Is this the thread of the callbacks, on which nobody can wait for others?"""
+    return threading.current_thread() is _thread
 
 
 @define(eq=False)
@@ -70,6 +80,14 @@ class Notifier:
     job_status: JobCallback | None
     cluster_status: ClusterCallback | None
     find_node: Callable[[str], DispyNode]
+    drained: threading.Condition
+    """Guards the counts, and is told when as many as were awaited have returned."""
+    log: DispyLogger = log
+    """Of the cluster."""
+    queued: int = 0
+    """Calls that there were and are to be."""
+    returned: int = 0
+    _awaited: int = sys.maxsize
     _running: set[int] = field(factory=set)
     """Numbers of the jobs that were told of as running."""
     _initialized: set[str] = field(factory=set)
@@ -79,10 +97,10 @@ class Notifier:
         _ensure_thread()
 
     # --- jobs ----------------------------------------------------------------------------------
-    def created(self, job: DispyJob[Any]) -> None:
+    def created(self, job: SubmittedJob[Any]) -> None:
         self._tell_cluster(JobStatus.Created, None, snapshot(job, JobStatus.Created))
 
-    def started(self, jobs: Sequence[DispyJob[Any]]) -> None:
+    def started(self, jobs: Sequence[SubmittedJob[Any]]) -> None:
         if self.cluster_status is None:
             return
         for job in jobs:
@@ -92,17 +110,17 @@ class Notifier:
                     JobStatus.Running, job.node_key, snapshot(job, JobStatus.Running)
                 )
 
-    def provisional(self, job: DispyJob[Any]) -> None:
+    def provisional(self, job: SubmittedJob[Any]) -> None:
         self.started([job])
         self._tell(JobStatus.ProvisionalResult, job)
 
-    def requeued(self, node: str, jobs: Sequence[DispyJob[Any]]) -> None:
+    def requeued(self, node: str, jobs: Sequence[SubmittedJob[Any]]) -> None:
         """Lost with their node, and to be run elsewhere."""
         for job in jobs:
             self._running.discard(job.number)
             self._tell_cluster(JobStatus.Abandoned, node, snapshot(job, JobStatus.Abandoned))
 
-    def ended(self, jobs: Sequence[DispyJob[Any]]) -> None:
+    def ended(self, jobs: Sequence[SubmittedJob[Any]]) -> None:
         for job in jobs:
             ran = job.started_at is not None and job.outcome not in _NEVER_RAN
             if ran and job.state in (JobStatus.Finished, JobStatus.Terminated):
@@ -111,13 +129,13 @@ class Notifier:
             self._running.discard(job.number)
             self._tell(job.state, job)
 
-    def _tell(self, status: JobStatus, job: DispyJob[Any]) -> None:
+    def _tell(self, status: JobStatus, job: SubmittedJob[Any]) -> None:
         taken = snapshot(job, status)
         if self.job_status is not None:
-            _queue.put(lambda: self._call_job_status(taken, job))
+            self._put(lambda: self._call_job_status(taken, job))
         self._tell_cluster(status, job.node_key, taken, job)
 
-    def _call_job_status(self, taken: DispyJob[Any], job: DispyJob[Any]) -> None:
+    def _call_job_status(self, taken: SubmittedJob[Any], job: SubmittedJob[Any]) -> None:
         assert self.job_status is not None
         _share_result(taken, job)
         self.job_status(taken)
@@ -140,8 +158,8 @@ class Notifier:
         self,
         status: int,
         key: str | None,
-        taken: DispyJob[Any] | None,
-        job: DispyJob[Any] | None = None,
+        taken: SubmittedJob[Any] | None,
+        job: SubmittedJob[Any] | None = None,
     ) -> None:
         call = self.cluster_status
         if call is None:
@@ -153,18 +171,33 @@ class Notifier:
                 _share_result(taken, job)
             call(status, node, taken)
 
-        _queue.put(tell)
+        self._put(tell)
 
-    def flush(self) -> None:
-        """Wait until all that has happened so far was told; at once within a callback."""
-        if threading.current_thread() is _thread:
-            return
-        done = threading.Event()
-        _queue.put(done.set)
-        done.wait()
+    def _put(self, call: Callable[[], object]) -> None:
+        with self.drained:
+            self.queued += 1
+            _queue.put((self, call))
+
+    def call_returned(self) -> None:
+        """Count one that is over."""
+        with self.drained:
+            self.returned += 1
+            if self.returned >= self._awaited:
+                self._awaited = sys.maxsize
+                self.drained.notify_all()
+
+    def have_returned(self, count: int) -> bool:
+        """Have the first so many calls returned? If not, `drained` is told when they have.
+
+        Called with `drained` held.
+        """
+        if self.returned >= count or is_callback():
+            return True
+        self._awaited = min(self._awaited, count)
+        return False
 
 
-def _share_result(taken: Any, job: DispyJob[Any]) -> None:
+def _share_result(taken: Any, job: SubmittedJob[Any]) -> None:
     """Unpickle the result once for both."""
     if taken.state is JobStatus.Finished:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
 import trio
@@ -17,10 +17,12 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.jobs import UserJob, next_job_id
+from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
+from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -31,9 +33,10 @@ __all__ = ["Cluster", "open_cluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Cluster(Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
@@ -49,6 +52,25 @@ class Cluster(Generic[P, T]):
     def leave_to_parent(self) -> None:
         """This process is a fork of the one that the cluster was made in."""
         self._open = False
+
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import cluster_text
+
+        count = self._next_number - 1
+        jobs = f"{count} job{'' if count == 1 else 's'}"
+        pending = self._engine.count_pending()
+        state = f"{jobs}, {pending} pending" if self._open else f"closed, {jobs}"
+        return cluster_text(
+            "Cluster", self._engine.work.opening.name, state, self._engine.dispy_nodes()
+        )
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import cluster_html
+
+        return cluster_html(repr(self), self._engine.dispy_nodes())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a cluster stays in the program that made it")
 
     def _check_process(self) -> None:
         if forks.is_inherited(self._process):
@@ -114,11 +136,12 @@ class Cluster(Generic[P, T]):
         self._check_process()
         self._engine.cancel(job)
 
-    async def map(
+    def map(
         self,
         *iterables: Iterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        progress: bool = False,
     ) -> AsyncGenerator[T, None]:
         """Call the computation with the items of the iterables; yield the results in order.
 
@@ -130,10 +153,23 @@ class Cluster(Generic[P, T]):
             iterables: one for each argument; the shortest one ends it.
             buffersize: calls that may be read ahead of the results taken; bounded also by default.
             chunksize: calls in one job; None chooses by measured duration.
+            progress: show a bar of the calls on stderr, if that is a terminal.
 
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
+        values = self._results(iterables, buffersize, chunksize)
+        if not progress:
+            return values
+        counter = Counter(count_of(iterables))
+        return self._with_bar(values, counter, counter.took)
+
+    async def _results(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        buffersize: int | None,
+        chunksize: int | None,
+    ) -> AsyncGenerator[T, None]:
         self._check_process()
         machine = self._engine.machine
         carried = self._engine.work.carried
@@ -151,10 +187,24 @@ class Cluster(Generic[P, T]):
             for job, _ in stream.pending:
                 job.cancel()
 
-    async def as_completed(
+    def as_completed(
+        self, jobs: Iterable[JobHandle[T]], *, progress: bool = False
+    ) -> AsyncGenerator[JobHandle[T], None]:
+        """Yield the jobs in the order in which they end.
+
+        Args:
+            jobs: to wait for.
+            progress: show a bar on stderr, if that is a terminal.
+        """
+        if not progress:
+            return self._as_completed(jobs)
+        given = list(jobs)
+        counter = Counter(len(given))
+        return self._with_bar(self._as_completed(given), counter, counter.took_job)
+
+    async def _as_completed(
         self, jobs: Iterable[JobHandle[T]]
     ) -> AsyncGenerator[JobHandle[T], None]:
-        """Yield the jobs in the order in which they end."""
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0
         for job in jobs:
@@ -173,10 +223,36 @@ class Cluster(Generic[P, T]):
         for _ in range(waiting):
             yield await receive.receive()
 
-    async def wait(self) -> None:
-        """Wait until no job is pending."""
+    async def wait(self, *, progress: bool = False) -> None:
+        """Wait until no job is pending.
+
+        Args:
+            progress: show a bar on stderr, if that is a terminal.
+        """
         self._check_process()
-        await self._engine.wait_drained()
+        with self.progress() if progress else nullcontext():
+            await self._engine.wait_drained()
+
+    def progress(self) -> AbstractContextManager[None]:
+        """Show a bar of this cluster's jobs on stderr while a block runs, if that is a terminal.
+
+        Jobs that have ended before are not counted. What the block prints goes above the bar.
+        """
+
+        def read() -> tuple[int, int]:
+            submitted = self._next_number - 1
+            return submitted, submitted - self._engine.count_pending()
+
+        return watch_engine(self._engine.work.opening.name, self._engine, read)
+
+    async def _with_bar(
+        self, values: AsyncGenerator[A, None], counter: Counter, took: Callable[[A], None]
+    ) -> AsyncGenerator[A, None]:
+        with watch_counter(self._engine.work.opening.name, self._engine, counter):
+            async with aclosing(values):
+                async for value in values:
+                    took(value)
+                    yield value  # noqa: ASYNC119 - left early, it ends as late as the jobs do
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
@@ -216,6 +292,7 @@ class _Showing(Listener):
         self._live.restarted(jobs)
 
 
+@with_suggestions("open_cluster")
 @asynccontextmanager
 async def open_cluster(
     computation: Callable[P, T] | str,
@@ -272,7 +349,13 @@ async def open_cluster(
         ConnectError: no node was usable within `connect_timeout`, or all refuse for good; names each
             with its reason.
         TypeError, ValueError: name the argument that can't be used, and what is allowed.
+        RuntimeError: this is no Trio program.
     """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            "open_cluster needs Trio: call it in trio.run(…); under asyncio use JobCluster, and await"
+            " asyncio.to_thread(job) for the result of a job"
+        )
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.

@@ -22,6 +22,7 @@ from typing import TextIO, TypedDict
 
 from dispy_trio.client import forks
 from dispy_trio.compute.descriptors import usual_limit
+from dispy_trio.logs import log
 
 __all__ = ["EmbeddedNode"]
 
@@ -42,6 +43,8 @@ class _Settings(TypedDict):
     secret: str
     certfile: str | None
     keyfile: str | None
+    debug: bool
+    """Show the traceback when it fails."""
 
 
 class EmbeddedNode:
@@ -71,6 +74,7 @@ class EmbeddedNode:
             "secret": secret,
             "certfile": None if certfile is None else os.fspath(certfile),
             "keyfile": None if keyfile is None else os.fspath(keyfile),
+            "debug": log.isEnabledFor(log.DEBUG),
         }
         ours, theirs = socket.socketpair()
         with theirs:
@@ -103,7 +107,8 @@ class EmbeddedNode:
         except (BrokenPipeError, ConnectionResetError):
             pass  # It has ended already, which is seen by whoever waits for its address.
         self.lifeline = ours
-        """Readable when the node has written its address, a line of ``host:port``."""
+        """Readable when the node has written its address: a line of JSON, as that with which it
+        tells why it fails."""
         forks.watch(self)
 
     @property
@@ -112,7 +117,14 @@ class EmbeddedNode:
 
     def start_another(self) -> EmbeddedNode:
         """A new one, with the same settings."""
-        return EmbeddedNode(**self._settings)
+        settings = self._settings
+        return EmbeddedNode(
+            cpus=settings["cpus"],
+            secret_file=settings["secret_file"],
+            secret=settings["secret"],
+            certfile=settings["certfile"],
+            keyfile=settings["keyfile"],
+        )
 
     def end(self) -> None:
         """Tell it that its client is gone; it kills what runs there and exits."""

@@ -7,7 +7,6 @@ nothing of it is left there.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import sys
 import time
@@ -38,8 +37,10 @@ from dispy_trio.client.nodes import (
     node_key,
     unmatched_text,
 )
+from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
+from dispy_trio.client.unseen import Unseen, look_at
 from dispy_trio.compute.depends import to_job_file
 from dispy_trio.compute.descriptors import raise_limit
 from dispy_trio.compute.packaging import pack_setup_arguments
@@ -48,6 +49,7 @@ from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
@@ -56,8 +58,6 @@ from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.texts import to_bytes
 
 __all__ = ["Doors", "Engine", "open_engine"]
-
-log = logging.getLogger("dispy_trio")
 
 LEAD_SECONDS = 0.005
 """How long a thread that waits for a lone job reads for its result itself."""
@@ -139,12 +139,17 @@ class Engine:
 
     has_ended: bool = False
     """It keeps no sessions any more."""
+    unseen: Unseen = field(factory=Unseen)
+    jobs_ended: int = 0
+    """Jobs that have ended."""
     _nursery: trio.Nursery | None = None
     _preparing: dict[str, trio.CancelScope] = field(factory=dict)
     """Node to the task that prepares it."""
     _statuses: dict[str, trio.Event] = field(factory=dict)
     """Node to the event of its first status."""
     nodes: dict[str, DispyNode] = field(factory=dict)
+    counters: list[Counter] = field(factory=list)
+    """Of bars that are shown."""
     _told_of_unmatched: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -201,7 +206,7 @@ class Engine:
 
     def _perform_here(self, command: c.ClusterCommand) -> bool:
         if isinstance(command, c.AnnounceEnded):
-            self._announce(command.jobs, command.again)
+            self._announce(command.jobs, command.again, command.failed)
             return True
         if isinstance(command, c.AnnounceStarted):
             self.listener.started(command.jobs)
@@ -217,6 +222,8 @@ class Engine:
 
     def close(self, *, terminate: bool) -> None:
         """Let the jobs end, or end them; `closed` is set when nothing is left on any node."""
+        if terminate:
+            self.unseen.wanted = False  # What ends now has not failed.
         self._feed(e.CloseRequested(1, terminate))
         if terminate:
             for scope in self._preparing.values():
@@ -247,8 +254,8 @@ class Engine:
     # --- what the core commands ----------------------------------------------------------------
     def _perform(self, command: c.ClusterCommand) -> None:
         match command:
-            case c.AnnounceEnded(jobs=jobs, again=again):
-                self._announce(jobs, again)
+            case c.AnnounceEnded(jobs=jobs, again=again, failed=failed_jobs):
+                self._announce(jobs, again, failed_jobs)
                 self._ended.set()
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
@@ -294,7 +301,15 @@ class Engine:
             case _:
                 assert_never(command)
 
-    def _announce(self, jobs: Sequence[Any], again: bool) -> None:
+    def _announce(self, jobs: Sequence[Any], again: bool, failed: Sequence[Any] | None) -> None:
+        if again:
+            # They were not lost after all, and the user has heard of them before.
+            for job in jobs:
+                look_at(job)
+        else:
+            self.jobs_ended += len(jobs)
+            if failed := jobs if failed is None else failed:
+                self.unseen.add(failed)
         self.listener.ending(jobs)
         for job in jobs:
             if job.size and job.node_key is not None:
@@ -302,6 +317,8 @@ class Engine:
             if job.waiters is not None:
                 job.announce()
         self.listener.ended(jobs, again)
+        for counter in self.counters:
+            counter.ended(jobs, again)
 
     def node(self, key: str) -> DispyNode:
         """A node, as users see it."""
@@ -596,11 +613,11 @@ class Engine:
         """Say each minute what jobs wait for, if no node can run them."""
         while True:
             await trio.sleep(REMIND_SECONDS)
-            if (count := self.count_pending()) and (text := self._what_is_missing()):
+            if (count := self.count_pending()) and (text := self.what_is_missing()):
                 waiting = f"{count} jobs of" if count > 1 else "a job of"
                 log.warning("%s %r: %s", waiting, self.work.opening.name, text)
 
-    def _what_is_missing(self) -> str:
+    def what_is_missing(self) -> str:
         """What jobs wait for; empty when they get on."""
         absence = self.machine.absence(1)
         if absence is None:
@@ -643,8 +660,9 @@ class Engine:
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
-        while self.status().jobs_pending:
-            self._ended = trio.Event()
+        while self.count_pending():
+            if self._ended.is_set():
+                self._ended = trio.Event()
             await self._ended.wait()
 
     def status(self) -> ClusterStatus:
@@ -664,7 +682,7 @@ class Engine:
             job.reply = to_bytes(reason)
             job.state = JobStatus.Abandoned
             job.payload = None
-        self._announce(ended, again=False)
+        self._announce(ended, again=False, failed=())
 
     def dispy_nodes(self) -> list[DispyNode]:
         """All nodes that were ever reached."""
@@ -727,6 +745,8 @@ async def open_engine(
         raise failure from group
     finally:
         listener.over(failure)
+        if failure is None:
+            engine.unseen.tell(work.opening.name, engine.jobs_ended)
         engine.end_left(f"the cluster ended: {failure or 'closed'}")
         if engine.keeper is not None:
             last = engine.keeper.node

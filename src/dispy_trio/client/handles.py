@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import trio
 from attrs import define, field
@@ -18,9 +18,11 @@ __all__ = ["JobHandle"]
 T = TypeVar("T")
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class JobHandle(UserJob[T]):
     """A job of a Trio program."""
+
+    _name: ClassVar[str] = "JobHandle"
 
     _cancel: Callable[[Job], None] | None = field(default=None, repr=False)
 

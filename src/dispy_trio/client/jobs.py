@@ -10,19 +10,30 @@ import _thread
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from attrs import define, field, fields
 
 from dispy_trio.client import forks
+from dispy_trio.client.crashes import crash_report, without_report
+from dispy_trio.client.unseen import FAILED, look_at
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.errors import JobAbandoned, JobCancelled, JobTerminated
 from dispy_trio.models import Job, JobStatus, Outcome
 
-__all__ = ["DispyJob", "ProgramJob", "UserJob", "Waiter", "next_job_id", "snapshot"]
+__all__ = [
+    "DispyJob",
+    "ProgramJob",
+    "SubmittedJob",
+    "UserJob",
+    "Waiter",
+    "next_job_id",
+    "snapshot",
+]
 
 T = TypeVar("T")
 
@@ -68,7 +79,7 @@ else:
     read_only = _read_only
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class UserJob(Job, Generic[T]):
     """What the handles of blocking and of Trio programs have in common."""
 
@@ -93,7 +104,10 @@ class UserJob(Job, Generic[T]):
     @read_only
     def status(self) -> JobStatus:
         """Where the job is in its life; dispy's number of it."""
-        return self.state
+        state = self.state
+        if state in FAILED:
+            look_at(self)
+        return state
 
     @read_only
     def submit_time(self) -> float:
@@ -135,6 +149,7 @@ class UserJob(Job, Generic[T]):
             provisional: T | None = None if pickled is None else unpack_result(pickled)
             return provisional
         if self.state is not JobStatus.Finished:
+            # Of a job that failed this tells nothing, and is no look at it.
             return None
         if self._value is _UNREAD:
             reply = self.reply
@@ -168,17 +183,19 @@ class UserJob(Job, Generic[T]):
 
     @read_only
     def exception(self) -> str | None:
-        """Why the job did not return: the traceback of what it raised there, or how it ended.
+        """Why the job did not return: the traceback of what it raised there, or how it ended, with
+        the calls it was in when its process crashed.
 
         None for jobs that finished, are not over, or were cancelled.
         """
-        if self.state not in (JobStatus.Terminated, JobStatus.Abandoned):
+        if self.state not in FAILED:
             return None
+        look_at(self)
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[1]
         if self.outcome in (Outcome.CANCELLED, Outcome.INTERRUPTED) or self.reply is None:
             return None
-        return self._told()
+        return self._told() + self._crash()
 
     @property
     def stdout(self) -> Any:
@@ -233,6 +250,13 @@ class UserJob(Job, Generic[T]):
             reply = b"".join(reply or ())
         return reply.decode(errors="replace")
 
+    def _crash(self) -> str:
+        """The calls it was in when its process crashed, if it did."""
+        if self.outcome != Outcome.DIED or self.output is None:
+            return ""
+        report = crash_report(self.output[1] or b"")
+        return f"\n{report}" if report else ""
+
     @read_only
     def ip_addr(self) -> str | None:
         """IP address of the node it was sent to."""
@@ -245,6 +269,7 @@ class UserJob(Job, Generic[T]):
 
     def reason(self) -> BaseException:
         """The exception that tells why the job, ended other than Finished, did so."""
+        look_at(self)
         where = f"job {self.id!r} on {self.node_key or 'no node'}"
         if self.outcome == Outcome.RAISED:
             return unpack_exception(self.reply)[0]
@@ -252,7 +277,8 @@ class UserJob(Job, Generic[T]):
             return JobAbandoned(f"{where}: {self.exception}")
         if self.outcome == Outcome.INTERRUPTED or self.state is JobStatus.Cancelled:
             return JobCancelled(f"{where}: {self._told() or 'cancelled'}")
-        tail = _last_lines(self.output[1] or b"") if self.output is not None else ""
+        written = b"" if self.output is None else self.output[1] or b""
+        tail = _last_lines(without_report(written))
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
 
     def add_waiter(self, waiter: Waiter) -> bool:
@@ -287,14 +313,44 @@ class UserJob(Job, Generic[T]):
     def __lt__(self, other: Job) -> bool:
         return self.number < other.number
 
+    _name: ClassVar[str] = "DispyJob"
 
-@define(eq=False)
+    def __repr__(self) -> str:
+        from dispy_trio.client.showing import job_text
+
+        return job_text(self._name, self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import job_html
+
+        return job_html(self)
+
+
+@define(eq=False, repr=False, init=False)
 class DispyJob(UserJob[T]):
-    """A job of a blocking `JobCluster`; the attributes and numbers are dispy's."""
+    """A job of a blocking `JobCluster`; the attributes and numbers are dispy's.
+
+    Clusters make jobs, as `SubmittedJob`. One that a program makes itself is not run by anybody, and
+    all its attributes can be set.
+    """
 
     lead: Callable[[DispyJob[Any]], None] | None = field(default=None, repr=False)
     """Set for a job that was sent alone: whoever waits for it may read for its result."""
     _finish: threading.Event | None = field(default=None, repr=False, init=False)
+
+    def __init__(self, job_id: Any, args: Any, kwargs: Any) -> None:
+        """Make a job that no cluster runs, with dispy's parameters.
+
+        Args:
+            job_id: its id; the next number when there is none.
+            args: what it would be called with; no more than kept.
+            kwargs: likewise.
+        """
+        from dispy_trio.client.own_jobs import make_own
+
+        UserJob.__init__(self, 0, (args, kwargs), id=job_id or next_job_id())
+        self.lead = self._finish = None
+        make_own(self, time.time())
 
     @read_only
     def finish(self) -> threading.Event:
@@ -349,8 +405,13 @@ class DispyJob(UserJob[T]):
         return self.result
 
 
-@define(eq=False)
-class ProgramJob(DispyJob[T]):
+@define(eq=False, repr=False)
+class SubmittedJob(DispyJob[T]):
+    """One that was submitted to a cluster."""
+
+
+@define(eq=False, repr=False)
+class ProgramJob(SubmittedJob[T]):
     """A job of a computation that is a program: what it writes is bytes."""
 
     def _written(self, which: int) -> str | bytes | None:
@@ -370,13 +431,13 @@ def _last_lines(written: bytes | memoryview) -> str:
     return b"".join(lines).decode(errors="backslashreplace").rstrip()
 
 
-class _Snapshot(DispyJob[Any]):
+class _Snapshot(SubmittedJob[Any]):
     """A job as it was at some moment, for callbacks; only its id is what it is now.
 
     In dispy it is the job itself: what is dropped here is dropped there, too.
     """
 
-    _original: DispyJob[Any]
+    _original: SubmittedJob[Any]
 
     def _get_id(self) -> Any:
         return self._original.id
@@ -386,7 +447,7 @@ class _Snapshot(DispyJob[Any]):
 
     id = property(_get_id, _set_id)
 
-    def take_result_of(self, job: DispyJob[Any]) -> None:
+    def take_result_of(self, job: SubmittedJob[Any]) -> None:
         """Have the very object that the job has as its result."""
         self._value = job._value
 
@@ -408,10 +469,10 @@ class _ProgramSnapshot(_Snapshot, ProgramJob[Any]):
     pass
 
 
-_COPIED = [name for name in (a.name for a in fields(DispyJob)) if name not in ("id", "waiters")]
+_COPIED = [name for name in (a.name for a in fields(SubmittedJob)) if name not in ("id", "waiters")]
 
 
-def snapshot(job: DispyJob[Any], status: JobStatus) -> Any:
+def snapshot(job: SubmittedJob[Any], status: JobStatus) -> Any:
     """The job as it is now, with that status; it does not change any more."""
     kind = _ProgramSnapshot if isinstance(job, ProgramJob) else _Snapshot
     taken: Any = kind.__new__(kind)

@@ -6,10 +6,11 @@ A node that dies again and again would take job after job with it: after `MAX_DE
 
 from __future__ import annotations
 
-import logging
+import json
 import os
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -17,11 +18,10 @@ from attrs import define, field
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.nodes import parse_node
 from dispy_trio.compute.deaths import name_of_signal
-from dispy_trio.errors import ConnectError, ConnectionLost
+from dispy_trio.errors import ConnectError, ConnectionLost, LocalError
+from dispy_trio.logs import log
 
 __all__ = ["Keeper"]
-
-log = logging.getLogger("dispy_trio")
 
 MAX_DEATHS = 3
 DEATHS_SECONDS = 60.0
@@ -44,13 +44,14 @@ class Keeper:
         """Keep it, until it dies when nothing is left to be run.
 
         Raises:
-            ConnectError: it ended by itself before it was up; it has said why on stderr.
+            LocalError: it can't start with what it was given; says why.
+            ConnectError: it ended by itself before it was up.
             ConnectionLost: it died again and again.
         """
         while True:
             key = await self._use_until_dead()
             code = self.node.exit_code()
-            how = f"the embedded node died: {_describe(code)}"
+            how = f"the embedded node died: {self._read_last_words() or _describe(code)}"
             self.node.end()
             if key is not None:
                 self.lost(key, how)
@@ -71,11 +72,15 @@ class Keeper:
         """Returns its key, or None when it was never up."""
         pidfd = os.pidfd_open(self.node.pid)
         try:
-            address = await self._read_address()
-            if address is None:
+            said = await self._read_line()
+            if said is None:
                 await trio.lowlevel.wait_readable(pidfd)
                 return None
-            log.info("no nodes named: using an embedded local node at %s", address)
+            if "failure" in said:
+                kind = LocalError if said["is_local"] else ConnectError
+                raise kind(f"the embedded node can't start: {said['failure']}")
+            address = said["address"]
+            log.debug("no nodes named: using an embedded local node at %s", address)
             host, port = parse_node(address)
             assert port is not None, "it writes its port"
             async with trio.open_nursery() as nursery:
@@ -86,18 +91,28 @@ class Keeper:
         finally:
             os.close(pidfd)
 
-    async def _read_address(self) -> str | None:
+    async def _read_line(self) -> dict[str, Any] | None:
+        """What the node says first; None when it ends without a word."""
         lifeline = trio.socket.from_stdlib_socket(self.node.lifeline)
         line = b""
         while not line.endswith(b"\n"):
             try:
-                data = await lifeline.recv(100)
+                data = await lifeline.recv(4096)
             except ConnectionResetError:
                 data = b""
             if not data:
                 return None
             line += data
-        return line.decode().strip()
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def _read_last_words(self) -> str:
+        """Why a node that has ended says it did."""
+        try:
+            line = self.node.lifeline.recv(65536)
+        except OSError:
+            return ""  # It said nothing.
+        return str(json.loads(line)["failure"]) if line.endswith(b"\n") else ""
 
 
 def _describe(code: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from dispy_trio.compute.packaging import (
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent
 from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolError
+from dispy_trio.logs import log
 from dispy_trio.models import Job, Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.runtime.peer import MISSED_PULSES, Peer, dial_connection
@@ -30,8 +30,6 @@ from dispy_trio.runtime.segments import offer, open_segment
 from dispy_trio.texts import fit_note, to_bytes
 
 __all__ = ["NodeLink"]
-
-log = logging.getLogger("dispy_trio")
 
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0

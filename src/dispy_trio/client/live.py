@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from attrs import define, field
 
 from dispy_trio.client.jobs import UserJob
+from dispy_trio.logs import log
+from dispy_trio.texts import fit_encoding
 
 __all__ = ["LiveOutput"]
-
-log = logging.getLogger("dispy_trio")
 
 
 @define
@@ -33,6 +32,10 @@ class LiveOutput:
     _jobs: dict[int, _Shown] = field(factory=dict)
     failures: dict[int, Exception] = field(factory=dict)
     """Why stdout, which is 0, or stderr can't be written any more."""
+    streams: Callable[[], tuple[TextIO | None, TextIO | None]] = lambda: (sys.stdout, sys.stderr)
+    """Where both are shown, at the moment: programs put other things in the place of ours."""
+    raw: Callable[[UserJob[Any], bytes], None] | None = None
+    """Takes what jobs write to stdout as it is, in the place of lines that are shown."""
 
     def written(self, job: UserJob[Any], stdout: bytes, stderr: bytes) -> None:
         """A running job has written something."""
@@ -60,30 +63,39 @@ class LiveOutput:
             self._jobs.pop(job.number, None)
 
     def _show(self, job: UserJob[Any], shown: _Shown, which: int, data: bytes) -> None:
+        if which == 0 and self.raw is not None:
+            self._hand_on(self.raw, job, data)
+            return
         *lines, shown.partial[which] = (shown.partial[which] + data).split(b"\n")
         for line in lines:
             self._print(job, which, line)
 
     def _print(self, job: UserJob[Any], which: int, line: bytes) -> None:
-        stream: TextIO | None = (sys.stdout, sys.stderr)[which]
+        stream = self.streams()[which]
         if stream is None or which in self.failures:
             return
         node = (job.node_key or "").strip("[]")
         text = f"[{job.id}@{node}] {line.decode(errors='backslashreplace')}\n"
         try:
             # One write: lines of the program itself may come in between two.
-            stream.write(_fit(text, stream))
+            stream.write(fit_encoding(text, getattr(stream, "encoding", None)))
             stream.flush()
         except Exception as exc:
-            # What is shown is a copy: that nobody reads it, or that a disk is full, is no reason to
-            # fail for jobs, nor for the node whose message brought it.
-            self.failures[which] = exc
-            if not isinstance(exc, BrokenPipeError):
-                name = ("stdout", "stderr")[which]
-                log.warning("what jobs write to %s is shown no more: %r", name, exc)
+            self._fail(which, exc)
 
+    def _hand_on(
+        self, raw: Callable[[UserJob[Any], bytes], None], job: UserJob[Any], data: bytes
+    ) -> None:
+        if data and 0 not in self.failures:
+            try:
+                raw(job, data)
+            except Exception as exc:
+                self._fail(0, exc)
 
-def _fit(text: str, stream: TextIO) -> str:
-    """With escapes where the stream's encoding lacks a character."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    def _fail(self, which: int, exc: Exception) -> None:
+        """What is shown is a copy: that nobody reads it, or that a disk is full, is no reason to
+        fail for jobs, nor for the node whose message brought it."""
+        self.failures[which] = exc
+        if not isinstance(exc, BrokenPipeError):
+            name = ("stdout", "stderr")[which]
+            log.warning("what jobs write to %s is shown no more: %r", name, exc)

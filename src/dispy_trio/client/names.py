@@ -7,16 +7,15 @@ nothing up.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
 
-__all__ = ["HostNames", "host_names"]
+from dispy_trio.logs import log
 
-log = logging.getLogger("dispy_trio")
+__all__ = ["HostNames", "host_names"]
 
 
 @define(eq=False)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from attrs import define, frozen
@@ -15,6 +14,7 @@ from attrs import define, frozen
 from dispy_trio import config
 from dispy_trio.client.names import host_names
 from dispy_trio.core.nodes import NodeRecord, NodeState
+from dispy_trio.logs import log
 from dispy_trio.messages import NodeStatus
 from dispy_trio.models import SlotHolder
 
@@ -26,14 +26,13 @@ __all__ = [
     "NodeChoice",
     "allocate",
     "choose_nodes",
+    "describe_place",
     "is_meant",
     "node_key",
     "parse_node",
     "to_allocation",
     "unmatched_text",
 ]
-
-log = logging.getLogger("dispy_trio")
 
 NODES_VARIABLE = "DISPY_TRIO_NODES"
 """Names the nodes of programs that name none: ``host:port``, separated by commas."""
@@ -429,7 +428,14 @@ class DispyNode:
         return [] if status is None else status.holders
 
     def __repr__(self) -> str:
-        return f"<DispyNode {self.address} ({self.name})>"
+        from dispy_trio.client.showing import node_text
+
+        return node_text(self)
+
+    def _repr_html_(self) -> str:
+        from dispy_trio.client.showing import node_html
+
+        return node_html(self)
 
 
 class ClusterStatus(NamedTuple):
@@ -438,6 +444,35 @@ class ClusterStatus(NamedTuple):
     nodes: list[DispyNode]
     jobs_pending: int
     """Jobs submitted that have not ended."""
+
+    @property
+    def place(self) -> str:
+        """Where jobs run now: ``2 slots on this machine``."""
+        slots = {node.address: node.cpus for node in self.nodes if node.connected and node.cpus}
+        return describe_place(slots)
+
+
+def describe_place(slots: Mapping[str, int]) -> str:
+    """Where jobs run, in words.
+
+    Args:
+        slots: of each node that can be used, by its address.
+    """
+    if not slots:
+        return "no slots yet"
+    count = sum(slots.values())
+    where = next(iter(slots)) if len(slots) == 1 else f"{len(slots)} nodes"
+    if all(map(_is_here, slots)):
+        where = "this machine"
+    return f"{count} slot{'' if count == 1 else 's'} on {where}"
+
+
+def _is_here(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @define

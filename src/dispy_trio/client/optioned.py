@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from dispy_trio.client.jobs import DispyJob
 from dispy_trio.client.options import Options, make_options
@@ -29,15 +29,33 @@ class OptionedCluster(Generic[P, T]):
         """The same with more of the options of `JobCluster.options`."""
         return OptionedCluster(self._cluster, make_options(self._options, **options))
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """As `JobCluster.submit`."""
         return self._cluster._submit_with(args, kwargs, JobExtras(self._options))
 
-    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]:
+    @overload
+    def submit_job_id(self, job_id: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T]: ...
+    @overload
+    def submit_job_id(
+        self, job_id: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T]: ...
+    def submit_job_id(self, job_id: Any, *args: Any, **kwargs: Any) -> DispyJob[T]:
         """As `JobCluster.submit_job_id`."""
         return self._cluster._submit_with(args, kwargs, JobExtras(self._options), job_id)
 
-    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None:
+    @overload
+    def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> DispyJob[T] | None: ...
+    @overload
+    def submit_node(
+        self, node: Any, *args: Any, dispy_job_depends: Sequence[Any], **kwargs: Any
+    ) -> DispyJob[T] | None: ...
+    def submit_node(self, node: Any, *args: Any, **kwargs: Any) -> DispyJob[T] | None:
         """As `JobCluster.submit_node`."""
         key = self._cluster._node_for_jobs(node)
         if key is None:
@@ -49,6 +67,7 @@ class OptionedCluster(Generic[P, T]):
         *iterables: Iterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """As `JobCluster.map`; the options are those of each job, which may hold many calls."""
-        return self._cluster._map(iterables, buffersize, chunksize, self._options)
+        return self._cluster._map(iterables, buffersize, chunksize, self._options, progress)

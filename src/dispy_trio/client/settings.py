@@ -15,7 +15,7 @@ from dispy_trio import config, messages
 from dispy_trio.client.nodes import NodeChoice
 from dispy_trio.client.options import parse_size
 from dispy_trio.compute.depends import NO_DEPENDS, sort_depends
-from dispy_trio.compute.packaging import Bundle, pack_computation
+from dispy_trio.compute.packaging import Bundle, check_kind, pack_computation
 from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.models import OPTIONS_OF_MOST, JobFile, JobOptions
@@ -45,6 +45,8 @@ class ClusterSettings:
     connect_timeout: float | None = None
     options: JobOptions = OPTIONS_OF_MOST
     """Of the jobs that are given none of their own."""
+    loglevel: int | None = None
+    """Of the cluster's messages; None for that of the program's own logging."""
 
 
 @define
@@ -128,6 +130,9 @@ def _check_setup(setup: object, cleanup: object) -> None:
         raise TypeError(f"setup is a function, not {type(setup).__name__}")
     if not isinstance(cleanup, bool) and not callable(cleanup):
         raise TypeError(f"cleanup is True, False or a function, not {type(cleanup).__name__}")
+    for parameter, function in (("setup", setup), ("cleanup", cleanup)):
+        if callable(function):
+            check_kind(function, parameter)
     if callable(setup) and callable(cleanup):
         counts = [_count_parameters(function) for function in (setup, cleanup)]
         if None not in counts and counts[0] != counts[1]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dispy_trio.client.nodes import ClusterStatus
 
-__all__ = ["status_lines"]
+__all__ = ["size_text", "status_lines"]
 
 _ROW = "{:<30.30} | {:>5} | {:>7} | {:>10} | {:>13} | {:>9} | {:>9}"
 
@@ -31,8 +31,8 @@ def status_lines(status: ClusterStatus, wall_time: float) -> Iterator[str]:
             node.jobs_done,
             f"{mean:.3g}",
             f"{node.cpu_time:.3f}",
-            _size(node.tx),
-            _size(node.rx),
+            size_text(node.tx),
+            size_text(node.rx),
         )
     yield ""
     for node in status.nodes:
@@ -45,7 +45,8 @@ def status_lines(status: ClusterStatus, wall_time: float) -> Iterator[str]:
     )
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes, in the unit that suits."""
     value = float(count)
     for unit in ("B", "K", "M", "G"):
         if value < 1000:

@@ -10,7 +10,6 @@ Trio is imported on that thread, while an embedded node, started before, does th
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 import threading
 import weakref
@@ -22,8 +21,9 @@ from attrs import define, field
 
 from dispy_trio.client import forks
 from dispy_trio.client.ears import ClusterEars
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import DispyJob, SubmittedJob
 from dispy_trio.errors import ClusterClosed, ClusterFailed
+from dispy_trio.logs import DispyLogger, messages_from
 from dispy_trio.models import JobStatus
 from dispy_trio.texts import to_bytes
 
@@ -41,7 +41,10 @@ __all__ = ["ClusterThread"]
 
 A = TypeVar("A")
 
-log = logging.getLogger("dispy_trio")
+CALLBACK_GRACE = 1.0
+"""Seconds that callbacks have at the end of a close that is limited."""
+EXIT_PATIENCE = 1.0
+"""Seconds that a program which ends waits for its jobs before it says so."""
 
 
 @define(eq=False)
@@ -58,7 +61,8 @@ class ClusterThread:
     notifier: Notifier | None = None
     live: LiveOutput | None = None
     refuses: bool = False
-    """It takes no more jobs: the cluster is closed, or gone, or this is a child."""
+    """It takes no more jobs: the cluster is closed, or gone, or this is a child. By `close` it is set
+    with `submitting` held, so that each job that is counted before is waited for."""
     gone: bool = False
     """The engine has ended."""
     number: int = 0
@@ -70,12 +74,19 @@ class ClusterThread:
     engine: Engine | None = None
     process: int = field(factory=forks.current_process)
     """Where it runs."""
+    log: DispyLogger = field(init=False)
+    """For what is said of this cluster."""
     _was_closed: bool = False
+    _gave_up: bool = False
+    """Whoever made it was interrupted before it had started."""
     _failure: BaseException | None = None
     _started: threading.Event = field(factory=threading.Event)
     _token: trio.lowlevel.TrioToken | None = None
     _leave: Callable[[bool], None] = field(default=lambda terminate: None)
     _thread: threading.Thread = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.log = DispyLogger(self.settings.loglevel)
 
     def start(self) -> None:
         """Start the engine, and return when it has started.
@@ -89,7 +100,14 @@ class ClusterThread:
         forks.watch(self)
         _running.add(self)
         self._thread.start()
-        self._started.wait()
+        try:
+            self._started.wait()
+        except KeyboardInterrupt:
+            # The user has no cluster to close yet.
+            self._gave_up = True
+            if self._token is not None:
+                self.call_soon(self._leave, True)
+            raise
         if self._failure is not None:
             self._thread.join()
             raise self._failure
@@ -99,11 +117,12 @@ class ClusterThread:
         import trio
 
         try:
-            trio.run(self._main)
+            with messages_from(self.settings.loglevel):
+                trio.run(self._main)
         except BaseException as exc:  # noqa: ASYNC103 - outside of Trio; told to the user's thread
             self._failure = exc
             if self.engine is not None:
-                log.error("cluster %s: %s", self.name, exc)
+                self.log.error("cluster %s: %s", self.name, exc)
         finally:
             self._end_what_is_left()
             _running.discard(self)
@@ -115,29 +134,37 @@ class ClusterThread:
         from dispy_trio.client.engine import open_engine
 
         leave = trio.Event()
+        opening = trio.CancelScope()
         terminate = False
 
         def set_leave(how: bool) -> None:
             nonlocal terminate
             terminate = terminate or how
             leave.set()
+            if self.engine is None:
+                opening.cancel()  # It waits for a first node.
             if terminate and self.engine is not None:
                 self.engine.close(terminate=True)
 
-        self._token = trio.lowlevel.current_trio_token()
         self._leave = set_leave
-        async with open_engine(
-            self.work,
-            self.settings,
-            ClusterEars(self),
-            self.embedded,
-            find_owner=self._find_cluster,
-        ) as engine:
-            self.engine = engine
-            self._started.set()
-            await leave.wait()
-            if terminate:
-                engine.close(terminate=True)
+        self._token = trio.lowlevel.current_trio_token()
+        if self._gave_up:
+            opening.cancel()
+        with opening:
+            async with open_engine(
+                self.work,
+                self.settings,
+                ClusterEars(self),
+                self.embedded,
+                find_owner=self._find_cluster,
+            ) as engine:
+                self.engine = engine
+                # Callbacks are told of each job.
+                engine.unseen.wanted = self.notifier is None
+                self._started.set()
+                await leave.wait()
+                if terminate:
+                    engine.close(terminate=True)
 
     def _find_cluster(self) -> Any:
         """For `NodeAllocate.allocate`."""
@@ -159,7 +186,7 @@ class ClusterThread:
             self.drained.notify_all()
 
     # --- on any thread -------------------------------------------------------------------------
-    def end_late(self, job: DispyJob[Any]) -> None:
+    def end_late(self, job: SubmittedJob[Any]) -> None:
         """A job was submitted while the engine ended: it may have missed it."""
         if not job.ended:
             job.reply = to_bytes(f"the cluster ended: {self._failure or 'closed'}")
@@ -214,7 +241,9 @@ class ClusterThread:
 
         self.check_process()
         try:
-            return trio.from_thread.run_sync(function, *args, trio_token=self._token)
+            # What runs there takes the context along from here.
+            with messages_from(self.settings.loglevel):
+                return trio.from_thread.run_sync(function, *args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
@@ -224,11 +253,13 @@ class ClusterThread:
 
         self.check_process()
         try:
-            return trio.from_thread.run(function, *args, trio_token=self._token)
+            # What runs there takes the context along from here.
+            with messages_from(self.settings.loglevel):
+                return trio.from_thread.run(function, *args, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             raise self.why_closed() from None  # noqa: ASYNC104 - this thread is no task
 
-    def wake(self, engine: Engine, job: DispyJob[Any], *, alone: bool) -> None:
+    def wake(self, engine: Engine, job: SubmittedJob[Any], *, alone: bool) -> None:
         """Have the engine look at its queue."""
         if not alone:
             self.call_soon(engine.wake)
@@ -241,6 +272,15 @@ class ClusterThread:
         if self.engine is not None and not self.gone:
             self.engine.lead(job, self.call_soon)
 
+    def describe(self) -> str:
+        """Its state and that of its jobs, in a few words."""
+        jobs = f"{self.number} job{'' if self.number == 1 else 's'}"
+        if forks.is_inherited(self.process):
+            return f"of the parent process, {jobs}"
+        if self.gone:
+            return f"{'failed' if self._failure else 'closed'}, {jobs}"
+        return f"{jobs}, {max(0, self.number - self.ended)} pending"
+
     def find_dispy_node(self, key: str) -> DispyNode:
         assert self.engine is not None
         return self.engine.node(key)
@@ -248,27 +288,68 @@ class ClusterThread:
     def wait(self, timeout: float | None) -> bool:
         """Wait until no job is pending, and the callbacks of those that were have been called."""
         self.check_process()
+        return self._wait_for(self._drained(), timeout)
+
+    def _wait_for(self, predicate: Callable[[], bool], timeout: float | None) -> bool:
         with self.drained:
-            drained = self.drained.wait_for(lambda: self.ended >= self.number, timeout)
-        if drained and self.notifier is not None:
-            self.notifier.flush()
-        return drained
+            return self.drained.wait_for(predicate, timeout)
+
+    def _drained(self) -> Callable[[], bool]:
+        """Tells whether no job is pending and all callbacks have returned that were due then.
+
+        A callback may submit: then its jobs and their callbacks are waited for as well. Callbacks
+        about nodes go on coming, and those that came later are not.
+        """
+        number, calls = -1, 0
+
+        def is_drained() -> bool:
+            nonlocal number, calls
+            if self.ended < self.number:
+                return False
+            if self.notifier is None:
+                return True
+            if number != self.number:
+                number, calls = self.number, self.notifier.queued
+            return self.notifier.have_returned(calls)
+
+        return is_drained
+
+    def _closing(self) -> Callable[[], bool]:
+        """As `_drained`; from the moment on in which it says so no more jobs are taken."""
+        is_drained = self._drained()
+
+        def refuses() -> bool:
+            if is_drained():
+                with self.submitting:
+                    # Another thread may have submitted just now.
+                    self.refuses = self.refuses or self.ended >= self.number
+            return self.refuses
+
+        return refuses
 
     def close(self, timeout: float | None, *, terminate: bool) -> bool | None:
         """See `JobCluster.close`."""
         self.check_process()
         was_closed = self._was_closed and not self._thread.is_alive()
-        self._was_closed = self.refuses = True
         if not terminate or timeout is not None:
-            drained = self.wait(timeout)
+            drained = self._wait_for(self._closing(), timeout)
             if not drained and not terminate:
-                self._was_closed, self.refuses = False, self.gone
                 return False
+        with self.submitting:
+            self._was_closed = self.refuses = True
         if self._thread.is_alive():
             self.call_soon(lambda: self._leave(terminate))
             self._thread.join()
-        if self.notifier is not None:
-            self.notifier.flush()
+        if (notifier := self.notifier) is not None:
+            limit = CALLBACK_GRACE if terminate or timeout is not None else None
+            calls = notifier.queued
+            if not self._wait_for(lambda: notifier.have_returned(calls), limit):
+                self.log.warning(
+                    "cluster %s is closed, and %d of its callbacks have not returned; they are called"
+                    " as long as the program lasts",
+                    self.name,
+                    calls - notifier.returned,
+                )
         return None if was_closed else True
 
     def close_unattended(self) -> None:
@@ -296,6 +377,25 @@ class ClusterThread:
             return ""  # It ends by itself just now.
         self._thread.join()
         return left
+
+    def tell_what_it_waits_for(self) -> None:
+        """Say what keeps the program from ending, and how to end it all the same."""
+        try:
+            text = self.ask(self._what_it_waits_for)
+        except (ClusterClosed, ClusterFailed):
+            return  # It ends by itself just now.
+        self.log.warning(
+            "cluster %s: the program ends when %s; Ctrl-C ends it now", self.name, text
+        )
+
+    def _what_it_waits_for(self) -> str:
+        engine = self.running()
+        count = engine.count_pending()
+        if not count:
+            return "its callbacks have returned"
+        jobs = f"{count} jobs have" if count > 1 else "a job has"
+        missing = engine.what_is_missing()
+        return f"{jobs} ended" + (f" ({missing})" if missing else "")
 
     def _leave_running(self) -> str:
         engine = self.running()
@@ -331,6 +431,8 @@ def _close_at_exit() -> None:
                 sys.stderr.write(f"cluster {thread.name} was not closed: {left}\n")
             continue
         try:
+            if not (interrupted or failed or thread.wait(EXIT_PATIENCE)):
+                thread.tell_what_it_waits_for()
             thread.close(None, terminate=interrupted or failed)
         except KeyboardInterrupt:
             interrupted = True

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 from attrs import define, field
 
 from dispy_trio.errors import AuthenticationError, DispyError, PythonMismatch, VersionMismatch
+from dispy_trio.logs import log
 
 __all__ = ["Troubles", "is_for_good"]
-
-log = logging.getLogger("dispy_trio")
 
 MOST_REASONS = 20
 """Reasons of one node that are told before it is usable; some texts are the node's own."""

@@ -7,7 +7,6 @@ their sources; files are put into the computation's directory.
 from __future__ import annotations
 
 import builtins
-import dis
 import functools
 import inspect
 import os
@@ -22,6 +21,7 @@ import cloudpickle
 from attrs import field, frozen
 
 from dispy_trio.child.importer import Source
+from dispy_trio.compute.blame import global_names
 from dispy_trio.compute.sources import is_installed, module_sources
 from dispy_trio.models import JobFile
 
@@ -72,6 +72,8 @@ class Depends:
     """Functions and classes by their names."""
     sources: Mapping[str, Source] = field(factory=dict)
     """Modules by their names."""
+    data: Mapping[str, Path] = field(factory=dict)
+    """What else lies in packages; see `Sources`."""
     files: tuple[JobFile, ...] = ()
 
     @property
@@ -84,7 +86,8 @@ class Depends:
             for name, (_, is_package, file) in self.sources.items()
             if os.path.isfile(file)
         ]
-        return (*self.files, *modules)
+        data = [JobFile(str(path), target) for target, path in self.data.items() if path.is_file()]
+        return (*self.files, *modules, *data)
 
 
 NO_DEPENDS = Depends()
@@ -122,16 +125,19 @@ def sort_depends(depends: Sequence[Any], parameter: str = "depends") -> Depends:
         raise TypeError(f"{parameter} is a list of dependencies, not {type(depends).__name__}")
     code: dict[str, Any] = {}
     sources: dict[str, Source] = {}
+    data: dict[str, Path] = {}
     files: list[JobFile] = []
     for element in depends:
         if isinstance(element, (str, os.PathLike)):
             files.append(to_job_file(element, parameter))
         elif isinstance(element, types.ModuleType):
-            sources |= module_sources(element)
+            found = module_sources(element)
+            sources |= found.modules
+            data |= found.data
         else:
             thing = _definition_of(element, parameter)
             code[thing.__name__] = thing
-    return Depends(code, sources, tuple(files))
+    return Depends(code, sources, data, tuple(files))
 
 
 def _definition_of(element: Any, parameter: str) -> Any:
@@ -195,7 +201,7 @@ def unimported_names(objects: Iterable[Any]) -> list[str]:
     for thing in objects:
         for function in _functions_of(thing):
             space = function.__globals__
-            for name in _global_names(function.__code__) & PRESENT:
+            for name in global_names(function.__code__) & PRESENT:
                 if name not in space and name not in vars(builtins):
                     found.add(name)
     return sorted(found)
@@ -212,16 +218,3 @@ def _functions_of(thing: Any) -> Iterator[types.FunctionType]:
         member = getattr(member, "__func__", member)
         if isinstance(member, types.FunctionType):
             yield member
-
-
-def _global_names(code: types.CodeType) -> set[str]:
-    """Names that code looks up in its globals, also in functions within."""
-    names = {
-        str(instruction.argval)
-        for instruction in dis.get_instructions(code)
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _global_names(constant)
-    return names

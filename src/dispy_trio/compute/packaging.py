@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +18,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from dispy_trio.child import parts
+from dispy_trio.child import alias, parts
 from dispy_trio.child.methods import to_function
+from dispy_trio.compute.blame import blame
 from dispy_trio.compute.depends import NO_DEPENDS, Depends, by_value, unimported_names
+from dispy_trio.compute.luggage import pack_data
 from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.errors import (
@@ -34,6 +37,7 @@ from dispy_trio.models import JobFile
 __all__ = [
     "Bundle",
     "Parts",
+    "check_kind",
     "map_private",
     "pack_arguments",
     "pack_calls",
@@ -103,7 +107,7 @@ def pack_computation(
 
     Raises:
         PickleArgumentError: names what can't be pickled.
-        TypeError: it is not callable.
+        TypeError: it is not callable, or what it returns can't be a result.
     """
     if not callable(computation):
         raise TypeError(
@@ -111,18 +115,31 @@ def pack_computation(
             f" not {type(computation).__name__}"
         )
     name = name or _name_of(computation)
+    check_kind(computation, f"the computation {name!r}")
     code = dict(depends.code)
     function = to_function(computation)
     contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
-    sources = {**own_sources(), **depends.sources}
+    own = own_sources()
+    sources = {**own.modules, **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
-        pickled, carried = _pickle_contents(name, contents)
-    data = pickle.dumps((sources, pickled, unimported_names(objects)), 5)
-    return Bundle(name, hashlib.sha256(data).hexdigest(), data, depends.files, carried)
+        pickled, carried = _pickle_contents(computation, name, contents)
+    data, files = pack_data({**own.data, **depends.data})
+    bundle = {
+        "sources": sources,
+        "data": data,
+        "pickled": pickled,
+        "unimported": unimported_names(objects),
+        "as_dispy": alias.is_installed(),
+    }
+    packed = pickle.dumps(bundle, 5)
+    digest = hashlib.sha256(packed).hexdigest()
+    return Bundle(name, digest, packed, (*depends.files, *files), carried)
 
 
-def _pickle_contents(name: str, contents: dict[str, Any]) -> tuple[bytes, Carried]:
+def _pickle_contents(
+    computation: Callable[..., Any], name: str, contents: dict[str, Any]
+) -> tuple[bytes, Carried]:
     try:
         return Carried.with_computation(contents)
     except Exception as exc:
@@ -134,9 +151,11 @@ def _pickle_contents(name: str, contents: dict[str, Any]) -> tuple[bytes, Carrie
             except Exception as reason:
                 raise PickleArgumentError(
                     f"{part!r}, which goes with the computation {name!r}, cannot be pickled:"
-                    f" {reason}"
+                    f" {blame(value, reason)}"
                 ) from exc
-        raise PickleArgumentError(f"the computation {name!r} cannot be pickled: {exc}") from exc
+        raise PickleArgumentError(
+            f"the computation {name!r} cannot be pickled: {blame(computation, exc)}"
+        ) from exc
 
 
 def pack_code(
@@ -168,6 +187,28 @@ def _name_of(computation: Callable[..., Any]) -> str:
     if isinstance(computation, functools.partial):
         return _name_of(computation.func)
     return getattr(computation, "__name__", None) or type(computation).__name__
+
+
+def check_kind(function: Callable[..., Any], what: str) -> None:
+    """See that a call runs the function, and returns what can travel.
+
+    Raises:
+        TypeError: it is a generator function or an async one; says what to do.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        function = getattr(type(function), "__call__")  # noqa: B004, B009 - not whether, but which
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"{what} is a generator function: it would return a generator, which stays where it is;"
+            " return list(…) of what it yields"
+        )
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{what} is an async function, and nothing awaits it in a job; make it a function that"
+            " calls trio.run(…) or asyncio.run(…)"
+        )
 
 
 # --- arguments ---------------------------------------------------------------------------------
@@ -257,7 +298,8 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], exc: Exception) -> Pic
             NOTHING_CARRIED.dumps(value)
         except Exception as reason:
             return PickleArgumentError(
-                f"{name} of type {type(value).__qualname__} cannot be pickled: {reason}"
+                f"{name} of type {type(value).__qualname__} cannot be pickled:"
+                f" {blame(value, reason)}"
             )
     return PickleArgumentError(f"the arguments cannot be pickled together: {exc}")
 

@@ -3,17 +3,21 @@
 With a computation go the classes that its code refers to, and nodes keep them (`child.homes`).
 Later, in arguments, their names are enough.
 
-A global that can't be pickled is no reason to refuse the function that mentions it, which may do so
-only where it runs here: `child.standins` go in place of such.
+A global that can't be pickled is no reason to refuse a function that mentions it, which may do so
+only where it runs here: `child.standins` go in place of such. What a computation uses as soon as it
+is called is another matter.
 """
 
 from __future__ import annotations
 
+import dis
 import io
+import pickle
 import sys
 import types
+from collections import ChainMap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 from attrs import define, field
@@ -70,11 +74,11 @@ class Carried:
         try:
             return cls._carry(_ClientPickler, contents)
         except Exception:
-            return cls._carry(_LenientPickler, contents)
+            return cls._carry(_LenientPickler, contents, strict=_code_of(contents["function"]))
 
     @classmethod
     def _carry(
-        cls, pickler: type[_ClientPickler], contents: dict[str, Any]
+        cls, pickler: type[_ClientPickler], contents: dict[str, Any], **options: Any
     ) -> tuple[bytes, Carried]:
         carried = cls()
         recorded: list[type] = []
@@ -84,11 +88,35 @@ class Carried:
                 recorded.append(kind)
 
         # The list is filled while what comes before it is pickled.
-        data = _dump(pickler, {**contents, "classes": recorded}, record=record)
+        data = _dump(pickler, {**contents, "classes": recorded}, record=record, **options)
         return data, carried
 
 
 NOTHING_CARRIED = Carried()
+
+
+def _code_of(function: Any) -> types.CodeType | None:
+    """Of what is called in the end."""
+    while not isinstance(function, types.FunctionType):
+        for name in ("func", "__func__", "__wrapped__"):
+            inner = getattr(function, name, None)
+            if inner is not None:
+                break
+        else:
+            return None
+        function = inner
+    return function.__code__
+
+
+def _used_first(code: types.CodeType) -> list[str]:
+    """The globals that are used before the code decides anything, so whatever its arguments are."""
+    used: list[str] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs:
+            break
+        if instruction.opname == "LOAD_GLOBAL":
+            used.append(str(instruction.argval))
+    return used
 
 
 def _dump(
@@ -107,8 +135,26 @@ def _dump(
         return file.getvalue()
 
 
+def _refuse_file(file: Any) -> Any:
+    if file is sys.stdout or file is sys.stderr:
+        return Pickler.dispatch_table[io.TextIOWrapper](file)
+    raise TypeError(
+        f"the open file {getattr(file, 'name', '?')!r} stays here: give the job its path, and the"
+        " file itself by depends= or dispy_job_depends="
+    )
+
+
+_FILES = (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)
+
+
 class _ClientPickler(Pickler):
     """Takes by value what nodes can neither import nor were sent."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(
+        # cloudpickle makes copies of them in memory.
+        dict.fromkeys(_FILES, _refuse_file),
+        Pickler.dispatch_table,
+    )
 
     def __init__(
         self,
@@ -138,20 +184,37 @@ class _LenientPickler(_ClientPickler):
     Each is tried by itself, which takes its time: only for what can't be pickled otherwise.
     """
 
-    def __init__(self, *args: Any, tried: dict[int, StandIn | None] | None = None, **options: Any):
+    def __init__(
+        self,
+        *args: Any,
+        tried: dict[int, StandIn | None] | None = None,
+        strict: types.CodeType | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self._tried = {} if tried is None else tried
         """Identity of a global to what stands for it, or None when it is fine, or being tried."""
+        self._strict = strict
+        """Code that is given no stand-in for what it uses first of all."""
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType) and reduced is not NotImplemented:
             for part in reduced[2]:
                 if isinstance(part, dict) and "__globals__" in part:
-                    part["__globals__"] = {
-                        name: self._fit(name, value) for name, value in part["__globals__"].items()
-                    }
+                    space = part["__globals__"]
+                    fit = {name: self._fit(name, value) for name, value in space.items()}
+                    if obj.__code__ is self._strict:
+                        self._check(fit)
+                    part["__globals__"] = fit
         return reduced
+
+    def _check(self, space: dict[str, Any]) -> None:
+        assert self._strict is not None
+        for name in _used_first(self._strict):
+            if isinstance(space.get(name), StandIn):
+                # What it tells may be had without using it.
+                raise pickle.PicklingError(": ".join(space[name].__reduce__()[1]))
 
     def _fit(self, name: str, value: Any) -> Any:
         """The value, or what stands for it."""
@@ -163,7 +226,7 @@ class _LenientPickler(_ClientPickler):
                 _dump(_LenientPickler, value, carried=self._carried, tried=self._tried)
             except Exception as exc:
                 self._tried[id(value)] = StandIn(
-                    f"global `{name}`, a {type(value).__qualname__},",
+                    f"global `{name}`, a {type(value).__qualname__}",
                     f"it cannot be pickled ({type(exc).__name__}: {exc})",
                 )
         stand_in = self._tried[id(value)]

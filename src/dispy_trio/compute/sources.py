@@ -1,8 +1,8 @@
 """The modules the user wrote himself: which they are, and their text.
 
 They are those that lie under the directory of the program that runs, and are not installed. What
-is loaded is taken, packages whole; and because a function may import more when it runs, what these
-modules import by name from under the same directory is taken too.
+is loaded is taken, packages whole and with their data; and because a function may import more when
+it runs, what these modules import by name from under the same directory is taken too.
 """
 
 from __future__ import annotations
@@ -12,16 +12,29 @@ import functools
 import importlib.util
 import sys
 import sysconfig
-import zipimport
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from attrs import define, field
+from attrs import define, field, frozen
 
+from dispy_trio.child.homes import MAINS
 from dispy_trio.child.importer import Source
+from dispy_trio.compute import trees
+from dispy_trio.compute.edits import is_edited
+from dispy_trio.logs import logger
 
-__all__ = ["is_installed", "module_sources", "own_sources"]
+__all__ = ["Sources", "is_installed", "module_sources", "own_sources"]
+
+
+@frozen
+class Sources:
+    """Modules that travel."""
+
+    modules: dict[str, Source]
+    data: dict[str, Path]
+    """What else lies in packages: where it goes, from the directory that is searched for modules,
+    and where it is here."""
 
 
 def is_installed(module: ModuleType) -> bool:
@@ -30,8 +43,8 @@ def is_installed(module: ModuleType) -> bool:
     return not file or _is_installed(Path(file).resolve(), _installed_directories())
 
 
-def module_sources(module: ModuleType) -> dict[str, Source]:
-    """Name to source of one module, wherever it lies, and of all that is in it if it is a package.
+def module_sources(module: ModuleType) -> Sources:
+    """One module, wherever it lies, and all that is in it if it is a package.
 
     Raises:
         ValueError: it has no Python source that could be sent.
@@ -44,25 +57,37 @@ def module_sources(module: ModuleType) -> dict[str, Source]:
     path = Path(file).resolve()
     project = _Project(path.parent, ())
     project.add(module.__name__, path)
-    project.add_missing_parents()
-    return project.sources
+    _warn_if_edited(module, path, project)
+    return project.finish()
 
 
-def own_sources() -> dict[str, Source]:
-    """Name to source of every module the user's functions may need."""
+def own_sources() -> Sources:
+    """Every module that the user's functions may need."""
     project = _Project(_project_directory(), _installed_directories())
     for name, module in sorted(_loaded_modules()):
         file = getattr(module, "__file__", None)
         if file and file.endswith(".py"):
             path = Path(file).resolve()
-            if name == "__main__":
+            if name in MAINS:
                 # Its functions go by value, but what they import has to be there.
-                project.follow_imports(name, path, is_package=False)
+                inside = f"{module.__package__}.{name}" if module.__package__ else name
+                project.follow_imports(inside, path, is_package=False)
             elif project.owns(path):
                 project.add(name, path)
+                _warn_if_edited(module, path, project)
     project.follow_all()
-    project.add_missing_parents()
-    return project.sources
+    return project.finish()
+
+
+def _warn_if_edited(module: ModuleType, path: Path, project: _Project) -> None:
+    name = module.__name__
+    if name in project.sources and is_edited(module, path, project.sources[name][0]):
+        logger.warning(
+            "the module %r was edited since this program imported it: jobs will run what %s holds"
+            " now, which is not what this program runs",
+            name,
+            path,
+        )
 
 
 def _loaded_modules() -> Iterator[tuple[str, ModuleType]]:
@@ -75,11 +100,16 @@ def _loaded_modules() -> Iterator[tuple[str, ModuleType]]:
 def _project_directory() -> Path:
     """Where the program that runs lies; the current directory when it is interactive.
 
-    Also when it is an installed program that runs the user's code, such as a test runner.
+    Also when it is an installed program that runs the user's code, such as a test runner. Of a
+    package that runs (``python -m``), the directory that this lies in.
     """
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
     if file:
         directory = Path(file).resolve().parent
+        package = (getattr(main, "__package__", None) or "").split(".")
+        if list(directory.parts[-len(package) :]) == package:
+            directory = directory.parents[len(package) - 1]
         if not _is_installed(directory, _installed_directories()):
             return directory
     return Path.cwd().resolve()
@@ -103,13 +133,7 @@ def _is_installed(path: Path, installed: tuple[Path, ...]) -> bool:
 
 def _read(path: Path) -> str:
     """The text, in whatever encoding the file says it is."""
-    try:
-        data = path.read_bytes()
-    except NotADirectoryError:
-        # It was imported from an archive: see `zipapp`.
-        archive = next(parent for parent in path.parents if parent.is_file())
-        data = zipimport.zipimporter(str(archive)).get_data(str(path))
-    return importlib.util.decode_source(data)
+    return importlib.util.decode_source(trees.read(path))
 
 
 @define
@@ -119,6 +143,7 @@ class _Project:
     root: Path
     installed: tuple[Path, ...]
     sources: dict[str, Source] = field(factory=dict)
+    data: dict[str, Path] = field(factory=dict)
     _pending: list[str] = field(factory=list)
     """Modules whose imports were not looked at yet."""
     _search: list[Path] = field(factory=list)
@@ -137,18 +162,27 @@ class _Project:
         self._take(name, path, is_package)
         if not is_package:
             return
-        for inner in sorted(path.parent.rglob("*.py")):
-            pieces = list(inner.relative_to(path.parent).with_suffix("").parts)
-            inner_is_package = pieces[-1] == "__init__"
-            if inner_is_package:
-                pieces.pop()
-            full = ".".join([name, *pieces])
-            if full not in self.sources and all(piece.isidentifier() for piece in pieces):
-                try:
-                    self._take(full, inner, inner_is_package)
-                except (SyntaxError, UnicodeDecodeError):
-                    # Nobody has loaded it, and nobody could: a template, say, or a test's data.
-                    continue
+        top = path.parent
+        for inner in trees.files_below(top):
+            if not self._take_inner(name, inner, inner.relative_to(top)):
+                self.data[str(Path(*name.split("."), inner.relative_to(top)))] = inner
+
+    def _take_inner(self, package: str, path: Path, place: Path) -> bool:
+        """Take a file of a package as a module; False when it is none."""
+        pieces = list(place.with_suffix("").parts)
+        if place.suffix == ".pyc":
+            return True  # Compiled from one that is there too, or for nobody.
+        if place.suffix != ".py" or not all(piece.isidentifier() for piece in pieces):
+            return False
+        is_package = pieces[-1] == "__init__"
+        full = ".".join([package, *(pieces[:-1] if is_package else pieces)])
+        if full not in self.sources:
+            try:
+                self._take(full, path, is_package)
+            except (SyntaxError, UnicodeDecodeError):
+                # Nobody has loaded it, and nobody could: a template, say, or a test's data.
+                return False
+        return True
 
     def _take(self, name: str, path: Path, is_package: bool) -> None:
         self.sources[name] = (_read(path), is_package, str(path))
@@ -187,7 +221,7 @@ class _Project:
             for count in range(1, len(pieces) + 1):
                 place = directory.joinpath(*pieces[:count])
                 for file in (place / "__init__.py", place.with_suffix(".py")):
-                    if file.is_file() and self.owns(file.resolve()):
+                    if trees.is_file(file) and self.owns(file.resolve()):
                         self.add(".".join(pieces[:count]), file.resolve())
                         return
 
@@ -205,11 +239,13 @@ class _Project:
             self._search = list(dict.fromkeys(found))
         return self._search
 
-    def add_missing_parents(self) -> None:
-        """Directories without ``__init__.py`` are packages too, and have no source."""
+    def finish(self) -> Sources:
+        """What was found."""
+        # Directories without ``__init__.py`` are packages too, and have no source.
         for name in list(self.sources):
             while (name := name.rpartition(".")[0]) and name not in self.sources:
                 self.sources[name] = ("", True, "<namespace package>")
+        return Sources(self.sources, self.data)
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:

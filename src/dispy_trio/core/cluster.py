@@ -238,6 +238,7 @@ class ClusterMachine(Placement):
 
     def _finished(self, node: NodeRecord, message: messages.JobsFinished, now: float) -> None:
         ended: list[Job] = []
+        failed: list[Job] = []
         revived: list[Job] = []
         outstanding = node.outstanding
         outputs = message.outputs
@@ -281,7 +282,11 @@ class ClusterMachine(Placement):
             if outputs:
                 job.output = outputs.get(number)
             # Last: another thread may look at it, and then at all else.
-            job.state = JobStatus.Finished if outcome == 0 else status_of(outcome)
+            if outcome == 0:
+                job.state = JobStatus.Finished
+            else:
+                job.state = status_of(outcome)
+                failed.append(job)
             if late is not None:
                 revived.append(job)
                 continue
@@ -307,7 +312,7 @@ class ClusterMachine(Placement):
         weight = min(0.5, 0.1 * len(ended))
         old = record.duration
         record.duration = mean if old is None else old + weight * (mean - old)
-        self._out.append(c.AnnounceEnded(ended))
+        self._out.append(c.AnnounceEnded(ended, failed=failed))
         self._refill(node, now)
         if len(node.unacknowledged) >= ACK_BATCH:
             self._acknowledge(node)

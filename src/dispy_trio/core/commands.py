@@ -98,6 +98,8 @@ class AnnounceEnded:
     jobs: Sequence[Job]
     again: bool = False
     """They had ended as abandoned before, and their results came after all."""
+    failed: Sequence[Job] | None = None
+    """Those that did not return; None when any of them may be such."""
 
 
 @frozen(eq=False, repr=False)

@@ -545,7 +545,7 @@ class NodeMachine(Slots):
                     outcome, result.payload = Outcome.TIMED_OUT, _timed_out(job)
             elif outcome == Outcome.DIED:
                 # An isolated job: its process is not a worker.
-                result.payload += to_bytes(f", on node {self.name}, attempt {job.attempt}")
+                result.payload += to_bytes(f", on node {self.name}")
                 if job.cancelled:
                     outcome = Outcome.INTERRUPTED
                 elif job.timed_out:
@@ -700,7 +700,7 @@ class NodeMachine(Slots):
         if victim is not None:
             computation.has_run = True
             outcome = Outcome.INTERRUPTED if victim.cancelled else Outcome.DIED
-            text = f"{report.how}, on node {self.name}, attempt {victim.attempt}"
+            text = f"{report.how}, on node {self.name}"
             if victim.timed_out:
                 outcome, text = Outcome.TIMED_OUT, f"{_timed_out(victim).decode()}; {text}"
             self._end(session, victim, outcome, text, died=report)

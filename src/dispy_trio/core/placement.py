@@ -10,10 +10,10 @@ When the queue has run dry and one node idles while jobs wait on another, the wa
 recalled.
 
 Jobs with extras (a priority, a pinned node, resources…) wait aside: pinned ones at their node, once
-it has answered, the others in a heap. A node serves its pinned jobs first, then whichever is due of the heap and the
-queue: the higher priority, and among equals the older. When the one that is due needs more than a
-capable node has free, that one node is kept for it, so that small jobs can't starve large ones.
-One that needs more than any node has is put away until the nodes change, and the user is told.
+it has answered, the others in a heap. A node serves its pinned jobs first, then whichever is due of
+the heap and the queue: the higher priority, and among equals the older. When the one that is due
+needs more than a capable node has free, that one node is kept for it, so that small jobs can't
+starve large ones. One that needs more than any node has is put away until the nodes change, and the user is told.
 """
 
 from __future__ import annotations
@@ -169,7 +169,10 @@ class Placement:
             record.aside.push(job)
             return
         node = self.nodes.get(key)
-        if node is None:
+        if node is None and key in self.refusals:
+            reason = f"node {key}, which it was to run on: {self.refusals[key]}"
+            self._end_aside(record, [job], reason, JobStatus.Terminated)
+        elif node is None:
             record.aside.park(job)  # It has not answered yet.
         elif node.state is NodeState.LOST:
             self._end_aside(record, [job], f"node {key}, which it was to run on, is not there")
@@ -238,6 +241,9 @@ class Placement:
     def _tell_parked(self, job: Job) -> tuple[str, str]:
         """What a job that no node can run asks for, in short and in a sentence."""
         extras = extras_of(job)
+        if extras.pinned is not None and extras.pinned not in self.nodes:
+            where = f"node {extras.pinned}"
+            return where, f"jobs that were submitted to {where} wait: it has not answered yet"
         asked = ", ".join(
             f"{amount} {name}"
             for name, amount in {

@@ -12,7 +12,6 @@ comes back are sent to it at once.
 
 from __future__ import annotations
 
-import logging
 import math
 import select
 import threading
@@ -31,6 +30,7 @@ from dispy_trio.errors import (
     OutboxFull,
     ProtocolError,
 )
+from dispy_trio.logs import log
 from dispy_trio.messages import Goodbye, Message, Ping, Pong
 from dispy_trio.protocol.auth import Hello
 from dispy_trio.protocol.codec import FRAME_LIMITS, decode, encode
@@ -48,8 +48,6 @@ from dispy_trio.runtime.segments import Content
 from dispy_trio.seams import ByteStream, Net
 
 __all__ = ["Peer", "PeerStatistics", "accept_connection", "dial_connection"]
-
-log = logging.getLogger("dispy_trio")
 
 HANDSHAKE_TIMEOUT = 5.0
 OUTBOX_LIMIT = 64 * 1024 * 1024

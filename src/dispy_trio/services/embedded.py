@@ -25,16 +25,21 @@ def main() -> None:
     # We have inherited the limit that our client has raised for itself.
     set_usual_limit(int(sys.argv[2]))
     warm = start_template_process()
+    given: dict[str, object] = {}
     try:
         if line := _read_line(lifeline):
-            _run(lifeline, json.loads(line), warm)
+            given = json.loads(line)
+            _run(lifeline, given, warm)
         else:
             warm.discard()
-    except BaseException:
+    except BaseException as exc:
         # A template ends by itself when we do; this only makes sure that nobody is surprised.
         if warm.process.poll() is None:
             warm.process.kill()
-        raise
+        _tell_failure(lifeline, exc)
+        if given.get("debug", True):
+            raise
+        sys.exit(1)
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is closed and said: taking the interpreter apart would only keep our client.
@@ -53,6 +58,21 @@ def _read_line(lifeline: socket.socket) -> bytes:
             return b""
         line += data
     return line
+
+
+def _tell_failure(lifeline: socket.socket, exc: BaseException) -> None:
+    """Tell our client in a line why we end; it sees whether we were up before."""
+    from dispy_trio.errors import LocalError
+    from dispy_trio.texts import fit_note
+
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    text = f"{exc}" if isinstance(exc, LocalError) else f"{type(exc).__name__}: {exc}"
+    failure = {"failure": fit_note(text), "is_local": isinstance(exc, LocalError)}
+    try:
+        lifeline.sendall(json.dumps(failure).encode() + b"\n")
+    except OSError:
+        pass  # It has ended already.
 
 
 def _path(value: object) -> Path | None:
@@ -84,7 +104,8 @@ def _run(lifeline: socket.socket, given: dict[str, object], warm: TemplateProces
                 run_node, settings, real_outside(settings, warm, alone=True)
             )
             try:
-                await line.send(f"{control.host}:{control.port}\n".encode())
+                address = {"address": f"{control.host}:{control.port}"}
+                await line.send(json.dumps(address).encode() + b"\n")
                 # Nothing is ever written to us: this waits for the client's end, however it ends.
                 await line.recv(1)
             except (BrokenPipeError, ConnectionResetError):

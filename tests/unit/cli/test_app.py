@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -12,9 +15,14 @@ import typer.main
 from typer.testing import CliRunner
 
 from dispy_trio.cli import app as module
+from dispy_trio.cli import mapreduce as mapreduce_module
 from dispy_trio.cli import node as node_module
 from dispy_trio.cli import run as run_module
+from dispy_trio.cli.mapreduce import MapReduceOptions
+from dispy_trio.cli.node import Voice
 from dispy_trio.cli.node_config import NodeOptions
+from dispy_trio.cli.reach import ClusterOptions
+from dispy_trio.cli.records import JsonDocument, JsonLines, RecordWriter
 from dispy_trio.cli.run import RunOptions
 from dispy_trio.errors import LocalError
 
@@ -35,17 +43,32 @@ def invoke(*words: str) -> None:
 
 def node_options(monkeypatch: pytest.MonkeyPatch, *words: str) -> NodeOptions:
     """What a node would be run with."""
-    seen: list[NodeOptions] = []
-    monkeypatch.setattr(node_module, "run", seen.append)
+    return node_call(monkeypatch, *words)[0]
+
+
+def node_call(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[NodeOptions, Voice]:
+    seen: list[tuple[NodeOptions, Voice]] = []
+
+    def run(options: NodeOptions, voice: Voice) -> int:
+        seen.append((options, voice))
+        return 0
+
+    monkeypatch.setattr(node_module, "run", run)
     invoke("node", *words)
     return seen[0]
 
 
 def run_options(monkeypatch: pytest.MonkeyPatch, *words: str) -> RunOptions:
-    seen: list[RunOptions] = []
+    return run_call(monkeypatch, *words)[0]
 
-    def run_jobs(options: RunOptions) -> int:
-        seen.append(options)
+
+def run_call(
+    monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[RunOptions, RecordWriter | None]:
+    seen: list[tuple[RunOptions, RecordWriter | None]] = []
+
+    def run_jobs(options: RunOptions, writer: RecordWriter | None) -> int:
+        seen.append((options, writer))
         return 0
 
     monkeypatch.setattr(run_module, "run_jobs", run_jobs)
@@ -53,11 +76,22 @@ def run_options(monkeypatch: pytest.MonkeyPatch, *words: str) -> RunOptions:
     return seen[0]
 
 
+def mapreduce_call(
+    monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[MapReduceOptions, RecordWriter | None]:
+    seen: list[tuple[MapReduceOptions, RecordWriter | None]] = []
+    monkeypatch.setattr(
+        mapreduce_module, "run", lambda options, writer: seen.append((options, writer))
+    )
+    invoke("mapreduce", *words)
+    return seen[0]
+
+
 def test_the_help_tells_the_defaults_that_hold() -> None:
     command = typer.main.get_command(module.app).commands["node"]
     told = {parameter.name: parameter.default for parameter in command.params}
-    for name in ("config", "save_config", "dispy_port"):
-        assert told.pop(name) is None
+    for name in ("config", "save_config", "dispy_port", "as_json", "as_lines"):
+        assert not told.pop(name)
     for option in attrs.fields(NodeOptions):
         holds = getattr(NodeOptions(), option.name)
         assert (told.pop(option.name) or None) in (holds or None, [holds]), option.name
@@ -154,22 +188,169 @@ def test_run_takes_the_words_of_dispy_cmd(monkeypatch: pytest.MonkeyPatch, tmp_p
         computation="my_program",
         argument_strings=["--my_level 1", "2"],
         arguments=["x_y", "--z_z"],
-        depends=[Path("a_b.txt")],
-        nodes=["my_host", "b"],
         cleanup=False,
         live=False,
-        timeout=3.0,
         retries=2,
-        status=True,
-        secret_file=Path("s_f"),
-        certfile=Path("c"),
-        keyfile=Path("k"),
+        cluster=ClusterOptions(
+            depends=[Path("a_b.txt")],
+            nodes=["my_host", "b"],
+            timeout=3.0,
+            status=True,
+            secret_file=Path("s_f"),
+            certfile=Path("c"),
+            keyfile=Path("k"),
+        ),
         ip_addr="i",
         scheduler_node="s",
     )
 
 
+def or_none(value: object) -> object:
+    """Nothing given is an empty list in one place and None in another."""
+    if isinstance(value, dict):
+        return {name: or_none(part) for name, part in value.items()}
+    return value or None
+
+
 def test_run_s_defaults_are_the_same_on_both_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     options = attrs.asdict(run_options(monkeypatch, "program"))
-    for name, value in attrs.asdict(RunOptions("program")).items():
-        assert (options[name] or None) == (value or None), name
+    assert or_none(options) == or_none(attrs.asdict(RunOptions("program")))
+
+
+SHARED = (
+    *("-n", "a", "--node", "b:7", "--nodes", "c", "--depends", "d", "-f", "e"),
+    *("--timeout", "3", "--connect-timeout", "4", "--status", "--secret-file", "s"),
+    *("--certfile", "c", "--keyfile", "k"),
+)
+
+
+def test_run_and_mapreduce_have_one_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ClusterOptions(
+        nodes=["a", "b:7", "c"],
+        depends=[Path("d"), Path("e")],
+        timeout=3.0,
+        connect_timeout=4.0,
+        status=True,
+        secret_file=Path("s"),
+        certfile=Path("c"),
+        keyfile=Path("k"),
+    )
+    assert run_options(monkeypatch, *SHARED, "program", "-").cluster == expected
+    options, _ = mapreduce_call(monkeypatch, *SHARED, "program.py", "-")
+    assert options == MapReduceOptions("program.py", ["-"], cluster=expected)
+    assert RunOptions("program").cluster.connect_timeout == 30
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("--json", JsonDocument), ("--jsonl", JsonLines), ("--status", type(None))]
+)
+def test_run_and_mapreduce_print_json_when_asked(
+    monkeypatch: pytest.MonkeyPatch, word: str, kind: type
+) -> None:
+    assert type(run_call(monkeypatch, word, "program")[1]) is kind
+    assert type(mapreduce_call(monkeypatch, word, "program.py", "input")[1]) is kind
+
+
+def test_a_node_prints_json_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("--json", "--jsonl"):
+        options, voice = node_call(monkeypatch, word)
+        assert options == NodeOptions()
+        assert (voice.as_json, voice.as_lines) == (word == "--json", word == "--jsonl")
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "x"), ("mapreduce", "x", "y"), ("node",), ("secret",)], ids=lambda c: c[0]
+)
+def test_two_kinds_of_json_are_refused(command: tuple[str, ...]) -> None:
+    words = [*command, "--json", "--jsonl"]
+    with pytest.raises(LocalError, match="--json and --jsonl: give one of them"):
+        CliRunner().invoke(module.app, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("word", ["--json", "--jsonl"])
+def test_the_secret_s_path_as_json(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str
+) -> None:
+    monkeypatch.setenv("DISPY_TRIO_SECRET_FILE", f"{tmp_path}/secret")
+    result = CliRunner().invoke(module.app, ["secret", word], catch_exceptions=False)
+    assert json.loads(result.stdout) == {"path": f"{tmp_path}/secret"}
+
+
+# --- help ------------------------------------------------------------------------------------
+COMMANDS = ("", "node", "run", "mapreduce", "secret")
+
+
+def help_of(command: str, columns: int = 100) -> str:
+    result = CliRunner().invoke(
+        module.app, [*command.split(), "--help"], env={"COLUMNS": str(columns)}
+    )
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_no_types_of_python_and_no_lines_broken_twice(command: str, columns: int) -> None:
+    text = help_of(command, columns)
+    assert not re.search(
+        r"<(bool|int|float|str|path|list)|list\[|\[default: (no-|False|live)", text
+    )
+    # A line of a paragraph is broken where the next word would not have fitted.
+    lines = text.split("╭")[0].splitlines()
+    for line, following in pairwise(lines):
+        if line.strip() and following.strip():
+            assert len(line.rstrip()) + len(following.split()[0]) >= columns - 2, line
+
+
+def options_of(command: str) -> dict[str, str]:
+    """The help of the options that are shown, by their long names."""
+    found = typer.main.get_command(module.app).commands[command]  # type: ignore[attr-defined]
+    return {
+        parameter.opts[0]: f"{parameter.metavar} {parameter.help}"
+        for parameter in found.params
+        if parameter.param_type_name == "option" and not parameter.hidden
+    }
+
+
+def test_a_word_means_the_same_in_all_commands() -> None:
+    commands = [options_of(command) for command in COMMANDS if command]
+    for options in commands:
+        for name, text in options.items():
+            assert all(others.get(name, text) == text for others in commands), name
+    assert {"--node", "--secret-file", "--depends", "--timeout", "--connect-timeout"} <= (
+        options_of("run").keys() & options_of("mapreduce").keys()
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_help_reads_as_one_hand(command: str) -> None:
+    for name, text in options_of(command).items():
+        metavar, _, sentence = text.partition(" ")
+        assert metavar == "None" or metavar.upper() == metavar or "|" in metavar or "[" in metavar
+        assert re.match(r"[A-Z].*\.$|dispy's ", sentence), name
+    assert "Example" in help_of(command)
+
+
+def test_what_has_no_effect_is_taken_but_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    unused = {
+        "node": "ext-host ipv4-udp-multicast scheduler-host ping-interval admin-secret unsafe-setup",
+        "run": "ip-addr scheduler-node",
+    }
+    for command, names in unused.items():
+        for name in names.split():
+            assert f"--{name}" not in help_of(command)
+            assert f"--{name}" not in complete(monkeypatch, f"dispy-trio {command} --")
+        assert "--debug" in complete(monkeypatch, f"dispy-trio {command} --")
+
+
+def complete(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
+    """What a shell offers for it."""
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    result = CliRunner().invoke(
+        module.app,
+        prog_name="dispy-trio",
+        env={"_DISPY_TRIO_COMPLETE": "complete_bash"},
+        catch_exceptions=False,
+    )
+    return result.stdout.split()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from dispy_trio.cli.node import Ending, describe_hours, keep_hours, save
+from dispy_trio.cli.node import Ending, Voice, describe_hours, keep_hours, save
 from dispy_trio.cli.node_config import gather_options
 from dispy_trio.errors import LocalError
 from dispy_trio.services.hours import ServiceHours
@@ -23,38 +26,98 @@ NIGHT = ServiceHours(17 * 60, 6 * 60, 8 * 60)
 
 
 @pytest.mark.parametrize(
-    ("signals", "calls"),
+    ("signals", "calls", "status"),
     [
-        ([signal.SIGINT], ["leave"]),
-        ([signal.SIGINT, signal.SIGINT], ["leave", "quit"]),
-        ([signal.SIGTERM], ["drain"]),
-        ([signal.SIGTERM, signal.SIGTERM], ["drain", "quit"]),
-        ([signal.SIGINT, signal.SIGTERM], ["leave", "drain"]),
-        ([signal.SIGHUP], ["quit"]),
-        ([signal.SIGQUIT], ["quit"]),
+        ([signal.SIGINT], ["leave"], 130),
+        ([signal.SIGINT, signal.SIGINT], ["leave", "quit"], 130),
+        ([signal.SIGTERM], ["drain"], 143),
+        ([signal.SIGTERM, signal.SIGTERM], ["drain", "quit"], 143),
+        ([signal.SIGINT, signal.SIGTERM], ["leave", "drain"], 143),
+        ([signal.SIGHUP], ["quit"], 129),
+        ([signal.SIGQUIT], ["quit"], 131),
+        ([], [], 0),
     ],
 )
-def test_what_signals_ask_for(signals: list[signal.Signals], calls: list[str]) -> None:
+def test_what_signals_ask_for(
+    signals: list[signal.Signals],
+    calls: list[str],
+    status: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     node = FakeNode()
-    ending = Ending(node.control(), lambda line: None)
+    ending = Ending(node.control(), Voice())
     for number in signals:
         ending.on_signal(number)
     assert node.calls == calls
+    assert ending.voice.ended(ending.number) == status
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"the node has ended{f' ({signals[-1].name})' if signals else ''}"
 
 
-def test_ctrl_c_says_what_is_waited_for() -> None:
-    said: list[str] = []
+@pytest.mark.parametrize(
+    ("number", "busy", "said"),
+    [
+        (signal.SIGINT, 1, "the node ends when all is closed (compute); once more to end it now"),
+        (signal.SIGTERM, 1, "the node ends when the job that runs ends; once more to end it now"),
+        (signal.SIGTERM, 3, "the node ends when 3 jobs end; once more to end it now"),
+    ],
+)
+def test_a_signal_says_what_is_waited_for(
+    number: signal.Signals, busy: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     node = FakeNode()
-    Ending(node.control(), said.append).on_signal(signal.SIGINT)
-    assert said == ["the node ends when all is closed (compute); once more to end it now"]
+    node.report = attrs.evolve(node.report, busy=busy)
+    Ending(node.control(), Voice()).on_signal(number)
+    assert capsys.readouterr() == ("", f"{said}\n")
 
 
-def test_ctrl_c_says_nothing_when_there_is_nothing_to_wait_for() -> None:
-    said: list[str] = []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_says_nothing_when_there_is_nothing_to_wait_for(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
     node = FakeNode()
-    node.report = attrs.evolve(node.report, computations=[])
-    Ending(node.control(), said.append).on_signal(signal.SIGINT)
-    assert said == []
+    node.report = attrs.evolve(node.report, computations=[], busy=0)
+    Ending(node.control(), Voice()).on_signal(number)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_events_of_a_node_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    node = FakeNode()
+    voice = Voice(as_lines=True)
+    voice.listening(node.control())
+    Ending(node.control(), voice).on_signal(signal.SIGTERM)
+    assert voice.ended(signal.SIGTERM) == 143
+    out, err = capsys.readouterr()
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {
+            "event": "listening",
+            "address": "127.0.0.1:9701",
+            "name": "alpha",
+            "slots": 4,
+            "process": os.getpid(),
+        },
+        {"event": "ending", "signal": "SIGTERM", "jobs": 1, "computations": ["compute"]},
+        {"event": "ended", "status": 143},
+    ]
+    assert err.splitlines()[-1] == "the node has ended (SIGTERM)"
+
+
+def test_a_node_as_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    voice = Voice(as_json=True)
+    voice.listening(FakeNode().control())
+    voice.ended(None)
+    assert json.loads(capsys.readouterr().out)["event"] == "listening"
+
+
+def test_a_node_whose_readers_are_gone_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        monkeypatch.setattr(sys, "stderr", nobody)
+        assert Voice(as_lines=True).ended(signal.SIGHUP) == 129
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # For what its buffer has left.
 
 
 def clock(start: str) -> Callable[[], datetime]:

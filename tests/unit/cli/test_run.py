@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,8 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-import dispy_trio
-from dispy_trio.cli.run import (
-    RunOptions,
-    _print_outcome,
-    arguments_of_jobs,
-    load_computation,
-    run_jobs,
-)
+from dispy_trio.cli.reach import ClusterOptions
+from dispy_trio.cli.run import RunOptions, arguments_of_jobs, load_computation, run_jobs
 from dispy_trio.errors import LocalError
 
 
@@ -118,12 +111,8 @@ def test_programs_are_paths_or_names_on_the_path(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (RunOptions("x", scheduler_node="a"), "--scheduler-node: comes with the shared scheduler"),
-        (RunOptions("x", secret="a", secret_file=Path("b")), "--secret and --secret-file"),
-        (RunOptions("x", timeout=0), "--timeout: must be more than 0 seconds"),
-        (RunOptions("x", timeout=float("nan")), "--timeout: must be more than 0 seconds"),
-        (RunOptions("x", depends=[Path("gone")]), "--depends: gone is not a file"),
-        (RunOptions("x", certfile=Path("gone")), "--certfile: gone is not a file"),
-        (RunOptions("x", keyfile=Path("gone")), "--keyfile: gone is not a file"),
+        (RunOptions("x", retries=-1), "--retries: must be at least 0, not -1"),
+        (RunOptions("x", cluster=ClusterOptions(timeout=0)), "--timeout: must be more than 0"),
     ],
 )
 def test_a_bad_option_is_told_before_anything_starts(options: RunOptions, said: str) -> None:
@@ -131,11 +120,7 @@ def test_a_bad_option_is_told_before_anything_starts(options: RunOptions, said: 
         run_jobs(options)
 
 
-def test_a_result_in_no_encoding_is_printed_all_the_same(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    job = dispy_trio.DispyJob(1, b"")
-    job.state = dispy_trio.JobStatus.Finished
-    job.outcome, job.reply = 0, pickle.dumps("caf\udce9")
-    assert _print_outcome("job 1", job, is_program=False)
-    assert capsys.readouterr().out == "caf\\udce9\n"
+def test_a_module_that_exits_when_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(LocalError, match=r"exits\.py can't be imported: SystemExit: 3"):
+        load_computation(f"{tmp_path}/exits.py:compute")

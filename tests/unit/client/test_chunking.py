@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from dispy_trio.client.chunking import CallStream, ChunkSizer
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.compute.packaging import Parts
 from dispy_trio.models import JobStatus
 
@@ -38,10 +38,10 @@ def test_sizes_have_to_be_positive(size: int) -> None:
         CallStream((), finished, size, ChunkSizer())
 
 
-def finished(payload: bytes | Parts) -> DispyJob[object]:
+def finished(payload: bytes | Parts) -> SubmittedJob[object]:
     assert isinstance(payload, bytes)
     calls, _ = pickle.loads(payload)
-    job: DispyJob[object] = DispyJob(
+    job: SubmittedJob[object] = SubmittedJob(
         1, None, state=JobStatus.Finished, started_at=1, ended_at=1.001
     )
     job.reply = pickle.dumps(([n * n for (n,) in calls], None))

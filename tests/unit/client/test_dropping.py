@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from dispy_trio.client.handles import JobHandle
-from dispy_trio.client.jobs import DispyJob, ProgramJob, UserJob, snapshot
+from dispy_trio.client.jobs import ProgramJob, SubmittedJob, UserJob, snapshot
 from dispy_trio.core.jobs import ENDED
 from dispy_trio.models import JobExtras, JobStatus, Outcome
 
-KINDS = (DispyJob, ProgramJob, JobHandle)
+KINDS = (SubmittedJob, ProgramJob, JobHandle)
 DROPPED = ("result", "stdout", "stderr")
 READ_ONLY = [
     "status",
@@ -38,7 +38,7 @@ class Memory(bytearray):
     """A buffer that does."""
 
 
-def finished(kind: Any = DispyJob, value: object = 17) -> Any:
+def finished(kind: Any = SubmittedJob, value: object = 17) -> Any:
     job = kind(1, None, started_at=1.0, ended_at=2.0)
     job.outcome, job.reply = Outcome.RETURNED, pickle.dumps(value)
     job.output = (b"out\n", b"err\n")
@@ -116,7 +116,7 @@ def test_memory_of_large_output_is_given_back() -> None:
 
 
 def test_what_a_failed_job_raised_is_told_after_its_result_was_dropped() -> None:
-    job: DispyJob[Any] = DispyJob(1, None, JobStatus.Terminated, outcome=Outcome.DIED)
+    job: SubmittedJob[Any] = SubmittedJob(1, None, JobStatus.Terminated, outcome=Outcome.DIED)
     job.reply, job.output = b"it died", (b"", b"Fatal\n")
     job.result = None
     job.stderr = None
@@ -126,7 +126,7 @@ def test_what_a_failed_job_raised_is_told_after_its_result_was_dropped() -> None
 
 @pytest.mark.parametrize("status", [s for s in JobStatus if s not in ENDED])
 def test_what_is_still_to_come_is_not_dropped(status: JobStatus) -> None:
-    job: DispyJob[Any] = DispyJob(1, b"arguments", status)
+    job: SubmittedJob[Any] = SubmittedJob(1, b"arguments", status)
     for name in DROPPED:
         setattr(job, name, None)
         assert getattr(job, name) is None
@@ -135,7 +135,7 @@ def test_what_is_still_to_come_is_not_dropped(status: JobStatus) -> None:
 
 
 def test_a_provisional_result_can_be_dropped_and_the_next_one_comes() -> None:
-    job: DispyJob[Any] = DispyJob(1, None, JobStatus.ProvisionalResult, extras=JobExtras())
+    job: SubmittedJob[Any] = SubmittedJob(1, None, JobStatus.ProvisionalResult, extras=JobExtras())
     assert job.extras is not None
     job.extras.provisional = pickle.dumps(1)
     assert job.result == 1
@@ -145,7 +145,7 @@ def test_a_provisional_result_can_be_dropped_and_the_next_one_comes() -> None:
     assert job.result == 2
 
 
-@pytest.mark.parametrize("kind", [DispyJob, ProgramJob])
+@pytest.mark.parametrize("kind", [SubmittedJob, ProgramJob])
 def test_what_a_callback_drops_is_dropped_from_the_job(kind: Any) -> None:
     job = finished(kind)
     given = snapshot(job, JobStatus.Finished)
@@ -158,7 +158,7 @@ def test_what_a_callback_drops_is_dropped_from_the_job(kind: Any) -> None:
 
 
 def test_a_callback_that_comes_late_drops_no_newer_result() -> None:
-    job: DispyJob[Any] = DispyJob(1, None, JobStatus.ProvisionalResult, extras=JobExtras())
+    job: SubmittedJob[Any] = SubmittedJob(1, None, JobStatus.ProvisionalResult, extras=JobExtras())
     assert job.extras is not None
     job.extras.provisional = pickle.dumps(1)
     first = snapshot(job, JobStatus.ProvisionalResult)
@@ -215,7 +215,7 @@ def test_clear_resets_finish_whether_or_not_it_was_asked_for_before() -> None:
 
 
 def test_finish_is_set_again_when_a_cleared_job_ends_again() -> None:
-    job: DispyJob[Any] = DispyJob(1, None, JobStatus.Abandoned)
+    job: SubmittedJob[Any] = SubmittedJob(1, None, JobStatus.Abandoned)
     assert job(clear=True) is None
     finish = job.finish
     assert not finish.is_set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from dispy_trio.client.callbacks import Notifier
 from dispy_trio.client.chunking import CallStream, ChunkSizer
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.compute.packaging import unpack_exception, unpack_result
 from dispy_trio.errors import JobFailed, RemoteTraceback, ResultUnpicklable
@@ -52,8 +53,8 @@ def throw(kind: type[BaseException]) -> None:
 EXITS = [(sys.exit, 3), (throw, GeneratorExit), (throw, Grim), (throw, MemoryError)]
 
 
-def finished(value: Any) -> DispyJob[Any]:
-    job: DispyJob[Any] = DispyJob(1, None, started_at=1.0, ended_at=2.0)
+def finished(value: Any) -> SubmittedJob[Any]:
+    job: SubmittedJob[Any] = SubmittedJob(1, None, started_at=1.0, ended_at=2.0)
     job.state, job.outcome, job.reply = JobStatus.Finished, Outcome.RETURNED, pickle.dumps(value)
     return job
 
@@ -104,7 +105,7 @@ def test_the_keyboard_still_interrupts() -> None:
 
 
 def test_a_provisional_result_that_ends_programs_is_told_of() -> None:
-    job: DispyJob[Any] = DispyJob(1, None)
+    job: SubmittedJob[Any] = SubmittedJob(1, None)
     job.state = JobStatus.ProvisionalResult
     job.extras = JobExtras(provisional=pickle.dumps(Calling(sys.exit, 3)))
     with pytest.raises(ResultUnpicklable):
@@ -112,7 +113,7 @@ def test_a_provisional_result_that_ends_programs_is_told_of() -> None:
 
 
 def test_a_call_of_map_that_raises_such_an_exception_is_told_of() -> None:
-    stream: CallStream[DispyJob[Any]] = CallStream(([1],), lambda _: job, None, ChunkSizer())
+    stream: CallStream[SubmittedJob[Any]] = CallStream(([1],), lambda _: job, None, ChunkSizer())
     job = finished(([], raised(CallingError(sys.exit, 3))))
     assert type(stream.take(job, 1)[1]) is JobFailed
 
@@ -122,15 +123,16 @@ def test_a_callback_that_exits_leaves_the_others_to_be_called(
 ) -> None:
     told: list[int | None] = []
 
-    def tell(job: DispyJob[Any]) -> None:
+    def tell(job: SubmittedJob[Any]) -> None:
         try:
             told.append(job.result)
         except ResultUnpicklable:
             told.append(None)
         sys.exit(3)
 
-    notifier = Notifier(tell, None, lambda key: DispyNode(key, lambda _: None))
-    with caplog.at_level(logging.CRITICAL, "dispy_trio"):
+    returned = threading.Condition()
+    notifier = Notifier(tell, None, lambda key: DispyNode(key, lambda _: None), returned)
+    with caplog.at_level(logging.CRITICAL, "dispy_trio"), returned:
         notifier.ended([finished(Calling(sys.exit, 3)), finished(1)])
-        notifier.flush()
+        assert returned.wait_for(lambda: notifier.have_returned(2), 30)
     assert told == [None, 1]

@@ -59,6 +59,24 @@ def test_a_job_for_a_node_that_is_not_yet_there_waits_for_it(machine: ClusterMac
     assert early.node_key == later.node_key == NODE
 
 
+def test_what_it_waits_for_can_be_told(machine: ClusterMachine) -> None:
+    pin(machine, 1)
+    tell(machine, e.NodeLost(NODE, "nobody listens there"))
+    assert machine.parked(1) == (
+        f"jobs that were submitted to node {NODE} wait: it has not answered yet"
+    )
+
+
+def test_it_ends_with_the_reason_when_the_node_refuses_us_for_good(machine: ClusterMachine) -> None:
+    early = pin(machine, 1)
+    tell(machine, e.NodeLost(NODE, "it has another secret", for_good=True))
+    late = Job(2, b"x", extras=JobExtras(pinned=NODE))
+    tell(machine, e.JobQueued(late))
+    for job in (early, late):
+        assert job.state is JobStatus.Terminated
+        assert job.reply == f"node {NODE}, which it was to run on: it has another secret".encode()
+
+
 def test_it_can_be_cancelled_meanwhile(machine: ClusterMachine) -> None:
     job = pin(machine, 1)
     tell(machine, e.JobCancelRequested(job))

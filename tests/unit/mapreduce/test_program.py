@@ -40,7 +40,8 @@ def test_a_file_does_not_replace_a_module_of_its_name(tmp_path):
     ("content", "message"),
     [
         ("mapper = 3", "does not define reducer"),
-        ("1 / 0", "can't be imported: division by zero"),
+        ("1 / 0", "can't be imported: ZeroDivisionError: division by zero"),
+        ("exit(3)", "can't be imported: SystemExit: 3"),
         ("def", "can't be imported"),
     ],
 )

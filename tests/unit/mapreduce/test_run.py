@@ -213,7 +213,7 @@ def test_a_watcher_is_told_of_each_task():
         *((Stage.MAP, done) for done in (1, 2, 3)),
         *((Stage.REDUCE, done) for done in (1, 2)),
     ]
-    assert seen[-1] == (Stage.REDUCE, 2, 2)
+    assert seen[-1] == (Stage.REDUCE, 2, 2, "")
 
 
 def test_an_inline_engine_runs_one_at_a_time():

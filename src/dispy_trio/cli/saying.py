@@ -1,0 +1,37 @@
+"""Lines on stdout, which are data, and on stderr, which is all the rest.
+
+Both are looked up for each line: a bar that is shown puts itself in their places.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from dispy_trio.texts import fit_encoding
+
+__all__ = ["remark", "say"]
+
+
+def say(text: str) -> None:
+    """Write a line to stdout.
+
+    Raises:
+        OSError: it can't be written; BrokenPipeError when nobody reads it.
+    """
+    _write(sys.stdout, text)
+
+
+def remark(text: str) -> None:
+    """Write a line to stderr.
+
+    Raises:
+        OSError: it can't be written; BrokenPipeError when nobody reads it.
+    """
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is not None:
+        stream.write(fit_encoding(f"{text}\n", getattr(stream, "encoding", None)))
+        stream.flush()

@@ -706,7 +706,8 @@ async def open_engine(
     except DispyError:
         if embedded is not None:
             embedded.end()
-            await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
         raise
     engine = Engine(
         settings=settings,

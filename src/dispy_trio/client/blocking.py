@@ -532,12 +532,14 @@ class JobCluster(Generic[P, T]):
         Jobs that have ended before are not counted. What the block prints goes above the bar.
         """
         thread = self._thread
-        return watch_engine(self.name, thread.running(), lambda: (thread.number, thread.ended))
+        assert thread.engine is not None
+        return watch_engine(self.name, thread.engine, lambda: (thread.number, thread.ended))
 
     def _with_bar(
         self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
     ) -> Iterator[A]:
-        with watch_counter(self.name, self._thread.running(), counter):
+        assert self._thread.engine is not None
+        with watch_counter(self.name, self._thread.engine, counter):
             for value in values:
                 took(value)
                 yield value

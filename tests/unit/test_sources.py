@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -156,3 +159,20 @@ def test_what_changes_nothing_is_no_edit(edited: tuple[ModuleType, Path], text: 
 
 def test_a_module_as_it_was_imported_is_not_edited(edited: tuple[ModuleType, Path]) -> None:
     assert not is_edited(*edited, FIRST)
+
+
+def test_a_module_whose_code_its_loader_has_changed_is_not_edited(tmp_path: Path) -> None:
+    class Rewriting(SourceFileLoader):
+        """As pytest's, which rewrites assert statements."""
+
+        def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:
+            return compile(FIRST.replace("total = 0", "total = 1"), path, "exec")
+
+    path = tmp_path / "rewritten.py"
+    path.write_text(FIRST)
+    loader = Rewriting("rewritten", str(path))
+    spec = importlib.util.spec_from_loader("rewritten", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    assert not is_edited(module, path, FIRST)

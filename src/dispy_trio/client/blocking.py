@@ -533,14 +533,16 @@ class JobCluster(Generic[P, T]):
         from dispy_trio.client.progress import watch_engine
 
         thread = self._thread
-        return watch_engine(self.name, thread.running(), lambda: (thread.number, thread.ended))
+        assert thread.engine is not None
+        return watch_engine(self.name, thread.engine, lambda: (thread.number, thread.ended))
 
     def _with_bar(
         self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
     ) -> Iterator[A]:
         from dispy_trio.client.progress import watch_counter
 
-        with watch_counter(self.name, self._thread.running(), counter):
+        assert self._thread.engine is not None
+        with watch_counter(self.name, self._thread.engine, counter):
             for value in values:
                 took(value)
                 yield value

@@ -10,14 +10,16 @@ What is mounted and started lives in namespaces of its own, and ends with them.
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from tests.readme import ROOT, Taken, read_transcript, script_of, steps
 
@@ -29,20 +31,22 @@ LEFT_OUT = (".git", ".nox", ".venv", "__pycache__", ".*_cache", ".hypothesis", "
 FEW_CHECKS = "export NOXSESSION=tests-3.11 PYTEST_ADDOPTS=tests/unit/cli\n"
 MARK = "=== step"
 SECOND_MACHINE = "127.0.0.2"
+PR_SET_PDEATHSIG = 1
 
 
-def main() -> int:
+def main() -> NoReturn:
     lacking = what_is_lacking()
     if lacking:
-        print(f"newcomer: can't be done here: {lacking}", file=sys.stderr)
-        return 1
-    folder = tempfile.mkdtemp(prefix="newcomer-")
-    try:
-        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        inside = [sys.executable, "-m", "tests.newcomer", "--inside", folder, *sys.argv[1:]]
-        return subprocess.run([*apart, *inside], cwd=ROOT, check=False).returncode
-    finally:
-        os.rmdir(folder)  # What was mounted there has gone with its namespace.
+        sys.exit(f"newcomer: can't be done here: {lacking}")
+    # Mounted over, and empty again when the namespace ends, however that comes.
+    folder = ROOT / ".nox" / "newcomer"
+    folder.mkdir(parents=True, exist_ok=True)
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    inside = [sys.executable, "-m", "tests.newcomer", "--inside", str(folder), *sys.argv[1:]]
+    os.chdir(ROOT)
+    # Without nox it ends, too: unshare itself does not listen to SIGTERM.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.execvp(apart[0], [*apart, *inside])
 
 
 def what_is_lacking() -> str | None:
@@ -212,4 +216,4 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
         sys.exit(inside(Path(sys.argv[2]), "--all" in sys.argv))
-    sys.exit(main())
+    main()

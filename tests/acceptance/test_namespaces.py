@@ -174,7 +174,7 @@ def test_the_readme_s_lines_for_a_shell(world: World, tmp_path: Path) -> None:
         HOME={here} PATH={tmp_path}/bin:$PATH exec sh {script}
     """
     process = world.start("unshare", *AS_ROOT, "--net", "--mount", "sh", "-c", prepare)
-    out, err = process.communicate(timeout=2 * LIMIT)
+    out, err = process.communicate(timeout=len(chosen) * LIMIT)
     taken = read_transcript(chosen, out, mark=MARK)
     assert [(each.step.text, each.fault, each.printed) for each in taken if each.fault] == [], err
     assert len(taken) == len(chosen), out + err

@@ -33,12 +33,6 @@ from dispy_trio.client.nodes import (
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
-from dispy_trio.client.progress import (
-    Counter,
-    count_of,
-    watch_counter,
-    watch_engine,
-)
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
@@ -49,6 +43,7 @@ from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
     from dispy_trio.client.callbacks import ClusterCallback, JobCallback
+    from dispy_trio.client.progress import Counter
 
 __all__ = ["JobCluster"]
 
@@ -424,6 +419,8 @@ class JobCluster(Generic[P, T]):
         """
         if not progress:
             return self._as_completed(jobs)
+        from dispy_trio.client.progress import Counter
+
         given = list(jobs)
         counter = Counter(len(given))
         return self._with_bar(self._as_completed(given), counter, counter.took_job)
@@ -494,6 +491,8 @@ class JobCluster(Generic[P, T]):
         values = self._results(iterables, buffersize, chunksize, options)
         if not progress:
             return values
+        from dispy_trio.client.progress import Counter, count_of
+
         counter = Counter(count_of(iterables))
         return self._with_bar(values, counter, counter.took)
 
@@ -532,6 +531,8 @@ class JobCluster(Generic[P, T]):
 
         Jobs that have ended before are not counted. What the block prints goes above the bar.
         """
+        from dispy_trio.client.progress import watch_engine
+
         thread = self._thread
         assert thread.engine is not None
         return watch_engine(self.name, thread.engine, lambda: (thread.number, thread.ended))
@@ -539,6 +540,8 @@ class JobCluster(Generic[P, T]):
     def _with_bar(
         self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
     ) -> Iterator[A]:
+        from dispy_trio.client.progress import watch_counter
+
         assert self._thread.engine is not None
         with watch_counter(self.name, self._thread.engine, counter):
             for value in values:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import trio
 from attrs import define, evolve, field
@@ -37,7 +37,6 @@ from dispy_trio.client.nodes import (
     node_key,
     unmatched_text,
 )
-from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.client.unseen import Unseen, look_at
@@ -56,6 +55,9 @@ from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
 from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.texts import to_bytes
+
+if TYPE_CHECKING:
+    from dispy_trio.client.progress import Counter
 
 __all__ = ["Doors", "Engine", "open_engine"]
 
@@ -711,7 +713,8 @@ async def open_engine(
     except DispyError:
         if embedded is not None:
             embedded.end()
-            await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
         raise
     engine = Engine(
         settings=settings,

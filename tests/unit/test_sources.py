@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
 import time
 import zipfile
@@ -20,6 +21,7 @@ import pytest
 from dispy_trio.compute import luggage, trees
 from dispy_trio.compute.depends import sort_depends
 from dispy_trio.compute.edits import is_edited
+from dispy_trio.logs import logger, messages_from
 from dispy_trio.models import JobFile
 
 NAMES = ["one.py", "pkg/.hidden", "pkg/__init__.py", "pkg/__pycache__/x.pyc", "pkg/data/t.csv"]
@@ -53,6 +55,20 @@ def test_a_directory_and_an_archive_are_read_alike(root: Path) -> None:
     assert len(list(trees.files_below(root / "pkg"))) == 2
 
 
+def test_what_is_no_file_that_can_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("t")
+    (tmp_path / "link").symlink_to("table")
+    (tmp_path / "nowhere").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe")
+    assert [path.name for path in trees.files_below(tmp_path)] == ["link", "table"]
+
+
+def test_archives_cost_nothing_where_there_are_none() -> None:
+    code = "import dispy_trio, sys; dispy_trio.JobCluster; print('zipfile' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "False\n"
+
+
 # --- data of packages --------------------------------------------------------------------------
 def test_small_data_goes_with_the_bundle_and_large_files_by_themselves(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"s")
@@ -77,6 +93,23 @@ def test_data_without_measure_stays_and_is_told(
         f" {huge} among them: what jobs need of them, give in depends="
     )
     assert caplog.messages == [told]
+
+
+def test_it_is_told_from_the_level_of_the_cluster_that_it_is_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    huge = tmp_path / "huge"
+    with open(huge, "wb") as file:
+        file.truncate(luggage.LIMIT + 1)
+    before = logger._level
+    logger.setLevel(logging.CRITICAL)  # As another cluster's.
+    try:
+        luggage.pack_data({"told": huge})
+        with messages_from(logging.CRITICAL):
+            luggage.pack_data({"untold": huge})
+    finally:
+        logger._level = before
+    assert len(caplog.messages) == 1
 
 
 def test_a_package_that_one_job_depends_on_brings_its_data(

@@ -209,17 +209,18 @@ class JobCluster(Generic[P, T]):
                 options_of_all(isolation),
                 loglevel,
             )
-            work = s.pack_work(
-                computation,
-                name=name,
-                depends=depends,
-                setup=setup,
-                cleanup=cleanup,
-                dest_path=dest_path,
-                setup_timeout=setup_timeout,
-                live_output=live_output,
-                max_output=max_output,
-            )
+            with messages_from(loglevel):
+                work = s.pack_work(
+                    computation,
+                    name=name,
+                    depends=depends,
+                    setup=setup,
+                    cleanup=cleanup,
+                    dest_path=dest_path,
+                    setup_timeout=setup_timeout,
+                    live_output=live_output,
+                    max_output=max_output,
+                )
         except BaseException:
             if embedded is not None:
                 embedded.end()

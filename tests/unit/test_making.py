@@ -14,6 +14,20 @@ from dispy_trio.child import pickling
 T = TypeVar("T")
 
 
+class Plugin:
+    """It can be imported, so it is not made anew."""
+
+    registry: ClassVar[dict[str, type]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Plugin.registry[cls.label] = cls  # type: ignore[attr-defined]
+
+
+class Labelling(type):
+    def __new__(cls, name: str, bases: Any, space: dict[str, Any]) -> Any:
+        return super().__new__(cls, name, bases, {**space, "shown": int(space["label"])})
+
+
 def make_slots() -> Any:
     class Slots:
         __slots__ = ("__hidden", "shown")
@@ -92,16 +106,41 @@ def make_rights() -> Any:
     return Right
 
 
+def make_plugin() -> Any:
+    class Plug(Plugin):
+        label = "plug"
+        shown = 1
+
+    return Plug
+
+
+def make_labelled() -> Any:
+    class Labelled(metaclass=Labelling):
+        label = "1"
+
+    return Labelled
+
+
 def elsewhere(make: Any) -> Any:
     """The class, as it is where it comes to."""
     data = pickling.dumps(make())
+    Plugin.registry.clear()
     gc.collect()
     assert not any(kind.__qualname__ == make().__qualname__ for kind in pickling._keys)
     return pickle.loads(data)
 
 
 @pytest.mark.parametrize(
-    "make", [make_slots, make_generic_slots, make_record, make_hooked, make_with_metaclass]
+    "make",
+    [
+        make_slots,
+        make_generic_slots,
+        make_record,
+        make_hooked,
+        make_with_metaclass,
+        make_plugin,
+        make_labelled,
+    ],
 )
 def test_a_class_is_made_as_it_was_defined(make: Any) -> None:
     defined, made = make(), elsewhere(make)
@@ -119,6 +158,11 @@ def test_hooks_are_not_called_again() -> None:
     assert made.seen == ["Hooked"]
     with pytest.raises(TypeError, match="tag"):
         type("Another", (made,), {})
+
+
+def test_hooks_that_were_imported_see_what_is_plain() -> None:
+    made = elsewhere(make_plugin)
+    assert Plugin.registry == {"plug": made}
 
 
 def test_members_of_enumerations_keep_what_they_hold_and_all_their_names() -> None:

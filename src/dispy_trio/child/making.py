@@ -19,6 +19,7 @@ import cloudpickle.cloudpickle
 __all__ = ["complete_class", "complete_enumeration", "make_class", "set_enumeration_state"]
 
 _HOOK = "__init_subclass__"
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _set_state: Callable[[type, Any], object] = cloudpickle.cloudpickle._class_setstate
 
 
@@ -32,7 +33,8 @@ def complete_class(kind: type, args: tuple[Any, ...]) -> tuple[Any, ...]:
     for attribute in ("__slots__", "__orig_bases__"):
         if attribute in vars(kind):
             namespace[attribute] = vars(kind)[attribute]
-    return metaclass, name, bases, namespace
+    plain = {name: value for name, value in vars(kind).items() if type(value) in _PLAIN}
+    return metaclass, name, bases, namespace, {**plain, **namespace}
 
 
 def complete_enumeration(
@@ -55,7 +57,24 @@ def make_class(described: tuple[Any, ...], ours: Container[type]) -> type:
         described: what `complete_class` returned.
         ours: the classes that came by value.
     """
-    metaclass, name, bases, namespace = described
+    metaclass, name, bases, namespace, more = described
+    try:
+        return _make(metaclass, name, bases, namespace, ours)
+    except Exception as exc:
+        try:
+            # Hooks that nodes import want to see some of it, maybe.
+            return _make(metaclass, name, bases, more, ours)
+        except Exception:
+            raise exc from None
+
+
+def _make(
+    metaclass: type,
+    name: str,
+    bases: tuple[Any, ...],
+    namespace: dict[str, Any],
+    ours: Container[type],
+) -> type:
     resolved = types.resolve_bases(bases)
     with _without_hooks(resolved, ours):
         if metaclass not in ours:

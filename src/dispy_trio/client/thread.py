@@ -196,6 +196,7 @@ class ClusterThread:
                 self.notifier.ended([job])
         with self.drained:
             self.ended = self.number
+            self.drained.notify_all()
 
     def running(self) -> Engine:
         """The engine.

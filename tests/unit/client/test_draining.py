@@ -331,6 +331,13 @@ def test_a_job_that_comes_when_the_engine_has_ended_keeps_nobody_waiting(make: M
     assert returned.get(timeout=LIMIT)
 
 
+def test_its_status_can_be_asked_for_while_it_waits_for_a_first_node(make: Make) -> None:
+    cluster = make()
+    engine, cluster._thread.engine = cluster._thread.engine, None
+    assert cluster.status() == ([], 0)
+    cluster._thread.engine = engine
+
+
 def test_a_callback_may_wait_and_close(make: Make) -> None:
     answers: SimpleQueue[object] = SimpleQueue()
 

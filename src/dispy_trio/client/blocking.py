@@ -721,8 +721,7 @@ class JobCluster(Generic[P, T]):
         """The nodes, and how many jobs have not ended."""
         thread = self._thread
         thread.check_process()
-        assert thread.engine is not None
-        return ClusterStatus(thread.engine.dispy_nodes(), max(0, thread.number - thread.ended))
+        return ClusterStatus(self._nodes(), max(0, thread.number - thread.ended))
 
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes and what they did.

@@ -241,11 +241,12 @@ class Engine:
 
         Jobs are appended meanwhile, and none may be left behind: from before the core looks at the
         queue whoever appends says `wake`. Only those behind a job for which there was no room need
-        not: it and they are looked at when there is some.
+        not: it and they are looked at when there is some. That there are jobs tells nothing: they
+        may have come since the core has looked, from one who has yet to ask for `wants_jobs`.
         """
         self.wants_jobs = True
         commands = self.machine.handle(event, now=now)
-        if self.queue:
+        if self.queue and not self.machine.hungry:
             self.wants_jobs = False
         return commands
 

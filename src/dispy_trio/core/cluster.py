@@ -500,8 +500,11 @@ class ClusterMachine(Placement):
             case e.NodeAllocated():
                 node.allocated = True
                 for record in self.computations.values():
-                    if node.memberships.get(record.number) is Membership.REFUSED:
+                    membership = node.memberships.get(record.number)
+                    if membership is Membership.REFUSED:
                         del node.memberships[record.number]
+                    elif membership is Membership.CLOSING:
+                        node.reopening.add(record.number)
                     self._prepare(node, record)
             case e.NodeDeallocated():
                 node.allocated = False

@@ -38,6 +38,11 @@ class Colour(enum.Enum):
 class Trouble(Exception):
     count = 0
 
+class Fixed:
+    __slots__ = ("x",)
+    class Inner:
+        pass
+
 class Quiet:
     '''No function of a computation mentions it.'''
     seen = 0
@@ -58,7 +63,9 @@ Local = local()
 def make_local(n):
     made = Local()
     made.n = n
-    return made
+    fixed = Fixed()
+    fixed.x = n
+    return made, fixed, Fixed.Inner()
 
 def look(value):
     return type(value).__name__, isinstance(value, (P, Colour)), value
@@ -96,8 +103,10 @@ def main():
         print("isolated", type(isolated[0]) is P, P.total)
     with dispy.JobCluster(make_local) as cluster:
         for job in [cluster.submit(n) for n in range(4)]:
-            made = job()
+            made, fixed, inner = job()
             assert type(made) is Local
+            assert type(fixed) is Fixed and fixed.x == made.n
+            assert type(inner) is Fixed.Inner
             Local.seen += 1
         print("local", Local.seen)
     with dispy.JobCluster(look) as cluster:

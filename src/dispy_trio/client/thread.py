@@ -61,8 +61,8 @@ class ClusterThread:
     notifier: Notifier | None = None
     live: LiveOutput | None = None
     refuses: bool = False
-    """It takes no more jobs: the cluster is closed, or gone, or this is a child. By `close` it is set
-    with `submitting` held, so that each job that is counted before is waited for."""
+    """It takes no more jobs: the cluster is closed, or gone, or this is a child. At last it is set with
+    `submitting` held, so that each job that is counted before is waited for."""
     gone: bool = False
     """The engine has ended."""
     number: int = 0
@@ -175,7 +175,9 @@ class ClusterThread:
         self.refuses = self.gone = True
 
     def _end_what_is_left(self) -> None:
-        self.refuses = self.gone = True
+        with self.submitting:
+            # Whoever counts a job now has looked before; later nobody counts one.
+            self.refuses = self.gone = True
         if self.engine is not None:
             # What was submitted while it ended.
             self.engine.end_left(f"the cluster ended: {self._failure or 'closed'}")
@@ -192,8 +194,6 @@ class ClusterThread:
             job.announce()
             if self.notifier is not None:
                 self.notifier.ended([job])
-        with self.drained:
-            self.ended = self.number
 
     def running(self) -> Engine:
         """The engine.

@@ -181,6 +181,27 @@ def test_output_that_could_not_be_written_is_a_failure(world: World) -> None:
     world.wait_until_gone()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "FUNCTIONS:square", "1"],
+        ["run", "--json", "FUNCTIONS:square", "1"],
+        ["secret"],
+        ["node", "--port", "0"],
+    ],
+    ids=" ".join,
+)
+def test_results_that_can_not_be_written_are_one_line(
+    world: World, functions: Path, command: list[str]
+) -> None:
+    words = [word.replace("FUNCTIONS", str(functions)) for word in command]
+    line = shlex.join([sys.executable, "-m", "dispy_trio", *words])
+    status, _, err = finish(world.start("sh", "-c", f"{line} > /dev/full"))
+    full = "dispy-trio: stdout can't be written: [Errno 28] No space left on device\n"
+    assert (status, err) == (1, full)
+    world.wait_until_gone()
+
+
 def test_a_job_that_takes_too_long_is_terminated(world: World) -> None:
     status, lines, err = finish(world.start(*RUN, "--timeout", "0.5", "sleep", "60"))
     assert (status, lines) == (1, [])

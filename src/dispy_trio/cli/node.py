@@ -192,7 +192,7 @@ class Voice:
         if self.as_lines:
             try:
                 say(to_json(event))
-            except OSError:
+            except (BrokenPipeError, DispyError):
                 pass  # Nobody reads it any more.
 
 

@@ -5,9 +5,11 @@ Both are looked up for each line: a bar that is shown puts itself in their place
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TextIO
 
+from dispy_trio.errors import DispyError
 from dispy_trio.texts import fit_encoding
 
 __all__ = ["remark", "say"]
@@ -17,9 +19,16 @@ def say(text: str) -> None:
     """Write a line to stdout.
 
     Raises:
-        OSError: it can't be written; BrokenPipeError when nobody reads it.
+        BrokenPipeError: nobody reads it.
+        DispyError: it can't be written; says why.
     """
-    _write(sys.stdout, text)
+    try:
+        _write(sys.stdout, text)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        _drop_what_is_left()
+        raise DispyError(f"stdout can't be written: {exc}") from exc
 
 
 def remark(text: str) -> None:
@@ -35,3 +44,10 @@ def _write(stream: TextIO | None, text: str) -> None:
     if stream is not None:
         stream.write(fit_encoding(f"{text}\n", getattr(stream, "encoding", None)))
         stream.flush()
+
+
+def _drop_what_is_left() -> None:
+    """Python would try to write it once more when it ends, and exit with a status of its own."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
+    os.close(null)

@@ -53,12 +53,12 @@ class Unseen:
     _lines: dict[int, str] = field(factory=dict)
 
     def add(self, jobs: Iterable[UserJob[Any]]) -> None:
-        """They have ended; those count that have failed and were not looked at since."""
+        """They have ended; those count that have failed by themselves and were not looked at since."""
         if not self.wanted:
             return
         for job in jobs:
-            if job.state not in FAILED:
-                continue
+            if job.state not in FAILED or job.cancelling:
+                continue  # Whoever cancelled it knows.
             line = ""
             if len(self._lines) < MOST_LINES:
                 # An id may be anything, and so may its repr.

@@ -110,6 +110,16 @@ def test_a_long_error_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     assert "\n" not in line
 
 
+def test_a_job_that_was_cancelled_while_it_ran_has_not_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unseen = Unseen()
+    job = failed(1, "cancelled while it ran")
+    job.cancelling = True
+    unseen.add([job])
+    assert told(unseen, caplog) == []
+
+
 class Trap:
     """Is felt when it is unpickled, or shown."""
 

@@ -27,6 +27,7 @@ from dispy_trio.cli.node_config import (
 from dispy_trio.cli.node_lock import claim_given_port, claim_port, clean_prefix
 from dispy_trio.cli.records import to_json
 from dispy_trio.cli.saying import remark, say
+from dispy_trio.cli.vocabulary import SECRET_SEEN
 from dispy_trio.config import NodeSettings
 from dispy_trio.errors import DispyError, LocalError
 from dispy_trio.services.control import NodeControl, NodeReport
@@ -69,7 +70,7 @@ def run(options: NodeOptions, voice: Voice) -> int:
     for line in options_without_effect(options):
         log.warning("%s", line)
     if options.secret:
-        log.warning("--secret can be seen by all who list processes; prefer --secret-file")
+        log.warning("%s", SECRET_SEEN)
     prefix = _prefix_of(settings)
     settings = attrs.evolve(settings, dest_path_prefix=prefix)
     with claim_port(prefix, settings.host, options.port, end_other=options.clean) as lock:

@@ -190,7 +190,7 @@ class Cluster(Generic[P, T]):
     def as_completed(
         self, jobs: Iterable[JobHandle[T]], *, progress: bool = False
     ) -> AsyncGenerator[JobHandle[T], None]:
-        """Yield the jobs in the order in which they end.
+        """Yield the jobs, each once, in the order in which they end.
 
         Args:
             jobs: to wait for.
@@ -198,7 +198,7 @@ class Cluster(Generic[P, T]):
         """
         if not progress:
             return self._as_completed(jobs)
-        given = list(jobs)
+        given = dict.fromkeys(jobs)
         counter = Counter(len(given))
         return self._with_bar(self._as_completed(given), counter, counter.took_job)
 
@@ -207,7 +207,7 @@ class Cluster(Generic[P, T]):
     ) -> AsyncGenerator[JobHandle[T], None]:
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0
-        for job in jobs:
+        for job in dict.fromkeys(jobs):
             waiting += 1
             seen = trio.Event()
 

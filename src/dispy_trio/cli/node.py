@@ -29,7 +29,7 @@ from dispy_trio.cli.records import to_json
 from dispy_trio.cli.saying import remark, say
 from dispy_trio.cli.vocabulary import SECRET_SEEN
 from dispy_trio.config import NodeSettings
-from dispy_trio.errors import DispyError, LocalError
+from dispy_trio.errors import DispyError, LocalError, innermost
 from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.hours import ServiceHours, ServiceState
 from dispy_trio.services.node import run_node
@@ -95,7 +95,7 @@ def _serve(
         told, others = group.split(DispyError)
         if told is None or others is not None:
             raise
-        raise _innermost(told) from group
+        raise innermost(told) from group
     finally:
         if options.port_file is not None:
             options.port_file.unlink(missing_ok=True)
@@ -288,8 +288,3 @@ def _write_port(path: Path, port: int) -> None:
         draft.replace(path)
     except OSError as exc:
         raise LocalError(f"--port-file: can't write {path}: {exc.strerror}") from exc
-
-
-def _innermost(group: BaseExceptionGroup[DispyError]) -> DispyError:
-    first = group.exceptions[0]
-    return _innermost(first) if isinstance(first, BaseExceptionGroup) else first

@@ -47,7 +47,7 @@ from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
-from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
 from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
@@ -751,7 +751,7 @@ async def open_engine(
         ours, others = group.split(Exception)
         if ours is None or others is not None:
             raise
-        failure = ClusterFailed(f"the cluster failed: {_innermost(ours)}")
+        failure = ClusterFailed(f"the cluster failed: {innermost(ours)}")
         raise failure from group
     finally:
         listener.over(failure)
@@ -765,8 +765,3 @@ async def open_engine(
                 await trio.to_thread.run_sync(last.wait, CLOSE_GRACE)
     if error is not None:
         raise error
-
-
-def _innermost(group: BaseExceptionGroup[Exception]) -> Exception:
-    first = group.exceptions[0]
-    return _innermost(first) if isinstance(first, BaseExceptionGroup) else first

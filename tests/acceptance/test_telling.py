@@ -60,6 +60,45 @@ def test_nothing_is_told_of_failed_jobs_that_were_looked_at(world: World) -> Non
     assert "failed" not in err
 
 
+def test_nothing_is_told_of_jobs_that_were_cancelled_nor_of_those_of_map(world: World) -> None:
+    script = """
+import time
+import trio
+import dispy_trio as dispy
+
+def compute(n):
+    import os, time
+    if n:
+        time.sleep(60)
+    os._exit(3)
+
+with dispy.JobCluster(compute) as cluster:
+    job = cluster.submit(1)
+    while job.status != job.Running:
+        time.sleep(0.01)
+    cluster.cancel(job)
+    print(job())
+    try:
+        list(cluster.map([0] * 8, chunksize=1))
+    except dispy.JobTerminated:
+        print("seen")
+    cluster.wait()
+
+async def main():
+    async with dispy.open_cluster(compute) as cluster:
+        try:
+            async for _ in cluster.map([0] * 8, chunksize=1):
+                pass
+        except dispy.JobTerminated:
+            print("seen")
+        await cluster.wait()
+
+trio.run(main)
+"""
+    program = world.start(sys.executable, world.write("program.py", script))
+    assert program.communicate(timeout=LIMIT) == ("None\nseen\nseen\n", "")
+
+
 def test_a_trio_program_is_told_too(world: World) -> None:
     script = """
 import trio

@@ -35,6 +35,7 @@ from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
+from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
@@ -519,6 +520,7 @@ class JobCluster(Generic[P, T]):
                     raise failure
         finally:
             for job, _ in stream.pending:
+                look_at(job)  # Nobody else can.
                 if not job.ended:
                     self.cancel(job)
 

@@ -24,6 +24,7 @@ from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
@@ -185,6 +186,7 @@ class Cluster(Generic[P, T]):
                     raise failure
         finally:
             for job, _ in stream.pending:
+                look_at(job)  # Nobody else can.
                 job.cancel()
 
     def as_completed(

@@ -96,6 +96,9 @@ def test_what_did_not_fail_and_what_callbacks_hear_of_is_not_counted(
     unseen = Unseen()
     cancelled: SubmittedJob[int] = SubmittedJob(1, None, state=JobStatus.Cancelled)
     unseen.add([cancelled])
+    interrupted = failed(3)
+    interrupted.outcome, interrupted.reply = Outcome.INTERRUPTED, b"cancelled while it ran"
+    unseen.add([interrupted])
     unseen.wanted = False
     unseen.add([failed(2)])
     assert told(unseen, caplog) == []

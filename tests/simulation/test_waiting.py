@@ -438,3 +438,20 @@ def test_nothing_is_told_while_jobs_run_or_none_wait() -> None:
         await trio.sleep(300)
 
     assert run(scenario, there=put_a_node(duration=200.0)) == []
+
+
+def test_opening_ends_where_the_caller_is_cancelled_already() -> None:
+    """Names may have been looked up meanwhile, which nothing interrupts."""
+
+    async def main() -> None:
+        network = MemoryNetwork(seed=1)
+        doors = Doors(network.host(CLIENT), SECRET, seeded_tokens(1, "client"))
+        settings = ClusterSettings(choose_nodes([NODE]), pulse_interval=1.0)
+        work = Work(messages.OpenComputation(1, "double", "00", b"bundle", 0))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with open_engine(work, settings, Listener(), doors=doors):
+                await trio.sleep(1)
+        assert scope.cancelled_caught
+
+    deterministic_run(main, seed=1)

@@ -17,12 +17,12 @@ import importlib.machinery
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from dispy_trio.child.standins import StandIn
 
-__all__ = ["BundleImporter", "Source", "install", "write_out"]
+__all__ = ["BundleImporter", "Source", "install", "module_being_imported", "write_out"]
 
 Source = tuple[str, bool, str]
 """Text of the module, whether it is a package, and the file it came from, for tracebacks."""
@@ -188,3 +188,13 @@ def install(sources: Mapping[str, Source], directory: str) -> BundleImporter:
     importer = BundleImporter(sources, directory)
     sys.meta_path.insert(0, importer)
     return importer
+
+
+def module_being_imported() -> str | None:
+    """The module that this importer runs on the calling thread just now."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is BundleImporter.exec_module.__code__:
+            return str(frame.f_locals["module"].__name__)
+        frame = frame.f_back
+    return None

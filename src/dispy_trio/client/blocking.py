@@ -22,6 +22,7 @@ from dispy_trio import config
 from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
+from dispy_trio.client.imports import refuse_in_import
 from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
@@ -156,7 +157,9 @@ class JobCluster(Generic[P, T]):
                 have another secret, certificate, Python or protocol. Without a `connect_timeout`
                 jobs end with that reason.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
+            RuntimeError: a module makes it whenever it is imported, and this is a node.
         """
+        refuse_in_import()
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")

@@ -729,7 +729,9 @@ async def open_engine(
     failure: ClusterFailed | None = None
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
+            # Whoever is cancelled already would wait here for ever: the engine does not hear of that.
+            with trio.CancelScope(shield=True):
+                await nursery.start(engine.run)
             try:
                 if settings.connect_timeout is not None:
                     await engine.wait_usable(settings.connect_timeout)

@@ -54,7 +54,7 @@ class Unseen:
     _lines: dict[int, str] = field(factory=dict)
 
     def add(self, jobs: Iterable[UserJob[Any]]) -> None:
-        """They have ended; those count that have failed and were not looked at since."""
+        """They have ended; those count that have failed by themselves and were not looked at since."""
         if not self.wanted:
             return
         for job in jobs:
@@ -95,7 +95,7 @@ class Unseen:
 
 def has_failed(job: UserJob[Any]) -> bool:
     """Has it ended without a result, and not because somebody has cancelled it?"""
-    return job.state in FAILED and job.outcome not in _CANCELLED
+    return job.state in FAILED and not (job.cancelling or job.outcome in _CANCELLED)
 
 
 def look_at(job: UserJob[Any]) -> None:

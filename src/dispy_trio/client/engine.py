@@ -46,7 +46,8 @@ from dispy_trio.compute.packaging import pack_setup_arguments
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
-from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
+from dispy_trio.core.nodes import NodeRecord, NodeState
+from dispy_trio.core.placement import NEVER_READY
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
 from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
@@ -498,8 +499,7 @@ class Engine:
         """Does the node run jobs of this cluster, or will it when it is there?"""
         if (node := self.machine.nodes.get(key)) is None:
             return True
-        membership = node.memberships.get(1)
-        refuses = membership in (Membership.REFUSED, Membership.FAILED)
+        refuses = node.memberships.get(1) in NEVER_READY
         return node.allocated and node.state is not NodeState.LOST and not refuses
 
     def manage(self, event: ClusterEvent) -> None:

@@ -31,7 +31,13 @@ from dispy_trio.core import events as e
 from dispy_trio.core.aside import Deadlines, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
-from dispy_trio.core.placement import NODES_SHOWN, ComputationRecord, Placement, late_text
+from dispy_trio.core.placement import (
+    NEVER_READY,
+    NODES_SHOWN,
+    ComputationRecord,
+    Placement,
+    late_text,
+)
 from dispy_trio.models import Job, JobExtras, JobStatus, Outcome
 from dispy_trio.texts import to_bytes
 
@@ -660,10 +666,7 @@ class ClusterMachine(Placement):
         number = record.number
         if any(
             n.state is NodeState.DISCONNECTED
-            or (
-                n.state is NodeState.CONNECTED
-                and n.memberships.get(number) not in (Membership.FAILED, Membership.REFUSED)
-            )
+            or (n.state is NodeState.CONNECTED and n.memberships.get(number) not in NEVER_READY)
             for n in self.nodes.values()
         ):
             return
@@ -759,7 +762,7 @@ class ClusterMachine(Placement):
             if membership is Membership.CLOSING and not record.terminating:
                 continue
             if node.state is NodeState.CONNECTED:
-                if membership in (Membership.FAILED, Membership.REFUSED):
+                if membership in NEVER_READY:
                     del node.memberships[record.number]
                 else:
                     node.memberships[record.number] = Membership.CLOSING

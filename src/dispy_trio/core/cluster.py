@@ -43,6 +43,8 @@ from dispy_trio.texts import to_bytes
 
 __all__ = ["ClusterEvent", "ClusterMachine", "ComputationRecord"]
 
+_FINISHED = JobStatus.Finished
+"""By a name of ours, as each job needs it: Python 3.11 calls a function for a member of an Enum."""
 MAX_SENDS = 5
 """Tries to send a job whose files go before it."""
 MAX_REOPENINGS = 3
@@ -289,7 +291,7 @@ class ClusterMachine(Placement):
                 job.output = outputs.get(number)
             # Last: another thread may look at it, and then at all else.
             if outcome == 0:
-                job.state = JobStatus.Finished
+                job.state = _FINISHED
             else:
                 job.state = status_of(outcome)
                 failed.append(job)

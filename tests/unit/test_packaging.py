@@ -243,6 +243,31 @@ def test_the_users_own_modules_travel(tmp_path: Path) -> None:
     assert packed["sources"]["space"][:2] == ["", True]
 
 
+def test_modules_travel_that_functions_without_a_file_import(tmp_path: Path) -> None:
+    packed = run_project(
+        tmp_path,
+        {
+            "main.py": """
+                class Typed:
+                    def method(self):
+                        return [part for part in range(3) if part]
+                def job(x):
+                    def within():
+                        from package import inner
+                    import later
+            """,
+            "later.py": "import last",
+            "last.py": "",
+            "package/__init__.py": "",
+            "package/inner.py": "",
+            "stranger.py": "",
+        },
+        "-c",
+        "exec(open('main.py').read())",
+    )
+    assert packed["names"] == ["last", "later", "package", "package.inner"]
+
+
 def test_a_source_is_read_in_its_own_encoding(tmp_path: Path) -> None:
     packed = run_project(
         tmp_path,

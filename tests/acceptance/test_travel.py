@@ -545,3 +545,41 @@ with dispy.JobCluster(compute) as cluster:
         "True True dispy_trio",
         "('dispy_trio', True, True, 'Finished') None",
     ]
+
+
+def test_a_module_that_makes_a_cluster_when_it_is_imported_makes_none_on_nodes(
+    world: World,
+) -> None:
+    """Such a cluster's node would import the module too, and so on without end."""
+    program = """
+import dispy_trio as dispy
+
+def compute(n):
+    return n * n
+
+def use_the_cluster(n):
+    return cluster.submit(n)()
+
+def make(n):
+    import another
+
+with dispy.JobCluster(compute) as cluster:
+    print([cluster.submit(n)() for n in range(3)])
+for function in use_the_cluster, make:
+    with dispy.JobCluster(function) as cluster:
+        job = cluster.submit(1)
+        job()
+        print(job.exception.strip().splitlines()[-1])
+"""
+    another = "import dispy_trio as dispy\ncluster = dispy.JobCluster(abs)\n"
+    world.write("another.py", another)
+    world.write("program.py", program)
+    squares, used, made = run(world, "-c", "import program").splitlines()
+    assert squares == "[0, 1, 4]"
+    why = (
+        "makes a cluster whenever it is imported, and nodes import it for its functions: make the"
+        ' cluster in a function, or under `if __name__ == "__main__":`'
+    )
+    assert used.startswith("NameError: `cluster` of the module 'program': not here, for the import")
+    assert f"the module 'program' {why}" in used
+    assert made == f"RuntimeError: the module 'another' {why}"

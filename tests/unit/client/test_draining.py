@@ -54,6 +54,9 @@ class Engine:
     def leave(self, _terminate: bool) -> None:
         self.queue.put(None)
 
+    def end_left(self, _reason: str) -> None:
+        assert self.queue.empty()
+
 
 class Token:
     """Calls at once what the engine's thread is to call."""
@@ -203,6 +206,21 @@ def test_no_job_is_lost_between_being_taken_and_being_refused(
         thread.join()
     assert sorted(told) == sorted(job.number for job in taken)
     assert all(job.status == DispyJob.Finished for job in taken)
+
+
+def test_a_job_that_is_counted_while_the_engine_ends_keeps_nobody_waiting(make: Make) -> None:
+    cluster = make()
+    thread = cluster._thread
+    end = threading.Thread(target=thread._end_what_is_left)
+    with thread.submitting:
+        assert not thread.refuses
+        end.start()
+        end.join(SHORT)
+        thread.number += 1
+    end.join()
+    assert cluster.wait(SHORT) is True
+    with pytest.raises(ClusterClosed):
+        cluster.submit(1)
 
 
 def test_wait_is_true_only_when_the_callbacks_have_run_that_a_callback_caused(

@@ -362,7 +362,7 @@ async def open_cluster(
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.
-    choice = await trio.to_thread.run_sync(choose_nodes, nodes)
+    choice = await trio.to_thread.run_sync(choose_nodes, nodes, abandon_on_cancel=True)
     settings = ClusterSettings(
         choice,
         cpus,

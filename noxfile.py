@@ -12,12 +12,7 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 MACHINES = "tests/acceptance/test_namespaces.py"
-EARLY_TESTS = [
-    "--numprocesses=2",
-    "tests/integration",
-    "tests/acceptance/test_errors.py",
-    "tests/acceptance/test_node_command.py",
-]
+EARLY_TESTS = ["--numprocesses=2", "tests/integration", "tests/acceptance/test_errors.py"]
 CODE = ["src", "tests", "examples", "benchmarks", "noxfile.py"]
 
 # What ruff does not have: awaits in finally blocks, swallowed cancellation, order of nurseries.

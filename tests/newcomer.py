@@ -10,14 +10,16 @@ What is mounted and started lives in namespaces of its own, and ends with them.
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from tests.readme import ROOT, Taken, read_transcript, script_of, steps
 
@@ -26,23 +28,25 @@ PACKAGES = ["python3-venv", "openssh-client", "openssh-server"]
 """What is installed by apt: what the README names, and ssh."""
 LEFT_OUT = (".git", ".nox", ".venv", "__pycache__", ".*_cache", ".hypothesis", "build", "dist")
 """What a fresh clone does not have; of its history nothing is needed."""
-FEW_CHECKS = "export NOXSESSION=tests-3.11 PYTEST_ADDOPTS=tests/integration\n"
+FEW_CHECKS = "export NOXSESSION=tests-3.11 PYTEST_ADDOPTS=tests/unit/cli\n"
 MARK = "=== step"
 SECOND_MACHINE = "127.0.0.2"
+PR_SET_PDEATHSIG = 1
 
 
-def main() -> int:
+def main() -> NoReturn:
     lacking = what_is_lacking()
     if lacking:
-        print(f"newcomer: can't be done here: {lacking}", file=sys.stderr)
-        return 1
-    folder = tempfile.mkdtemp(prefix="newcomer-")
-    try:
-        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        inside = [sys.executable, "-m", "tests.newcomer", "--inside", folder, *sys.argv[1:]]
-        return subprocess.run([*apart, *inside], cwd=ROOT, check=False).returncode
-    finally:
-        os.rmdir(folder)  # What was mounted there has gone with its namespace.
+        sys.exit(f"newcomer: can't be done here: {lacking}")
+    # Mounted over, and empty again when the namespace ends, however that comes.
+    folder = ROOT / ".nox" / "newcomer"
+    folder.mkdir(parents=True, exist_ok=True)
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    inside = [sys.executable, "-m", "tests.newcomer", "--inside", str(folder), *sys.argv[1:]]
+    os.chdir(ROOT)
+    # Without nox it ends, too: unshare itself does not listen to SIGTERM.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.execvp(apart[0], [*apart, *inside])
 
 
 def what_is_lacking() -> str | None:
@@ -59,14 +63,15 @@ def inside(folder: Path, everything: bool) -> int:
     """Make the chroot, do what the README says there, and tell what came of it."""
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)  # dpkg syncs a lot.
     say("making a Debian")
-    logged(folder, "debootstrap", "--variant=minbase", RELEASE, str(folder), *mirror())
+    logged("debootstrap", "--variant=minbase", RELEASE, str(folder), *mirror())
     connect(folder)
     say("installing " + ", ".join(PACKAGES))
     prepare = folder / "root" / "prepare.sh"
     prepare.write_text(PREPARE.format(packages=" ".join(PACKAGES), port=free_port()))
     clone = folder / "srv" / "dispy_trio"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    logged(folder, "chroot", str(folder), "sh", "-e", "/root/prepare.sh")
+    logged("chroot", str(folder), "sh", "-e", "/root/prepare.sh")
+    configure_pip(folder)
 
     chosen = steps()
     script = "cd dispy_trio\n" + ("" if everything else FEW_CHECKS) + script_of(chosen, mark=MARK)
@@ -101,7 +106,7 @@ mkdir -p /run/sshd
 
 
 def connect(folder: Path) -> None:
-    """Give it this machine's devices, names, certificates, and ways to packages."""
+    """Give it this machine's devices, names, and ways to a network."""
     run("mount", "-t", "proc", "proc", folder / "proc")
     for name in ("dev", "sys"):
         run("mount", "--rbind", f"/{name}", folder / name)
@@ -113,6 +118,10 @@ def connect(folder: Path) -> None:
     (folder / "etc" / "apt" / "apt.conf.d" / "99ways").write_text("\n".join([*ways, ""]))
     proxies = [f"{k}={v}" for k, v in os.environ.items() if k.lower().endswith("_proxy")]
     (folder / "etc" / "environment").write_text("\n".join([*proxies, ""]))
+
+
+def configure_pip(folder: Path) -> None:
+    """Give it the package indexes of this machine; its own certificates are installed by then."""
     options = pip_options()
     lines = ["[global]", *(f"{name} = {words}" for name, words in options.items()), ""]
     (folder / "etc" / "pip.conf").write_text("\n".join(lines))
@@ -164,7 +173,7 @@ def run(*command: str | Path) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def logged(folder: Path, *command: str) -> None:
+def logged(*command: str) -> None:
     """Run what talks much; show the end of it when it fails."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -207,4 +216,4 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
         sys.exit(inside(Path(sys.argv[2]), "--all" in sys.argv))
-    sys.exit(main())
+    main()

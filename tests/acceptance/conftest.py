@@ -149,10 +149,11 @@ class World:
                 process.communicate(timeout=10)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.communicate()
         left = self.marked()
         for pid in left:
             os.kill(pid, signal.SIGKILL)
+        for process in self.processes:
+            process.communicate()  # Only now: what it has started may have held its pipes open.
         assert not left, f"processes were left: {left}"
 
 

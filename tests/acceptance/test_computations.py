@@ -649,7 +649,6 @@ def test_options_are_checked_at_once(
         ({"dispy_port": "9700"}, TypeError, "dispy_port is an int, not str"),
         ({"host": 5}, TypeError, "host is a str or a list of str"),
         ({"secret": b"x"}, TypeError, "secret is a str, not bytes"),
-        ({"nodes": []}, ValueError, "nodes is empty"),
         ({"nodes": 5}, TypeError, "a node is a str"),
         ({"nodes": ["no.such.host.invalid"]}, ValueError, "none of 'no.such.host.invalid' can be"),
         ({"nodes": [{"hots": "x"}]}, ValueError, "hots"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from .conftest import World
 
 FIND_NODE = """
@@ -64,6 +66,34 @@ print(dead in nodes(), len(nodes()), cluster.close(), nodes())
     assert lines[2].endswith("was lost: the embedded node died: SIGKILL")
     assert lines[3] == "False 1 True []"
     world.wait_until_gone()
+
+
+def test_the_one_that_died_is_not_meant_any_more_by_its_address(world: World) -> None:
+    script = (
+        FIND_NODE
+        + """
+import logging
+
+def compute(n):
+    return n
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+with JobCluster(compute, cpus=2) as cluster:
+    print(cluster.submit(1)())
+    kill_node()
+    wait_for(lambda: sum(node.connected for node in cluster.status().nodes) == 0)
+    wait_for(lambda: sum(node.connected for node in cluster.status().nodes) == 1)
+    print(cluster.submit_node("127.0.0.1", 2)())
+    print(cluster.node_jobs("127.0.0.1"))
+"""
+    )
+    first, died, another, *rest = world.run(script).splitlines()
+    assert first == "1"
+    assert re.fullmatch(
+        r"node 127\.0\.0\.1:\d+ is not usable: the embedded node died: SIGKILL", died
+    )
+    assert another == "an embedded node is started in place of the one that died"
+    assert rest == ["2", "[]"]
 
 
 def test_reentrant_jobs_run_again_when_the_embedded_node_dies(world: World) -> None:

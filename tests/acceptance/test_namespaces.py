@@ -53,7 +53,7 @@ def test_a_second_machine_is_used_over_tls(world: World, machines: tuple[Machine
     assert (out, err) == ("ok\n", "")
     node.process.terminate()
     _, told = node.process.communicate(timeout=LIMIT)
-    assert told == ""
+    assert told == "the node has ended (SIGTERM)\n"
 
 
 def test_a_client_without_the_secret_is_refused_over_tls(
@@ -114,7 +114,7 @@ def test_large_arguments_and_results_travel_to_a_machine_apart(world: World) -> 
 
 
 SSH = """#!{python}
-import os, signal, subprocess, sys
+import os, subprocess, sys
 host, *words = sys.argv[1:]
 assert host == "other"
 environment = dict(os.environ, HOME="{other}", PATH=os.defpath)
@@ -124,10 +124,6 @@ session = subprocess.Popen(
 )
 out, _ = session.communicate()  # It is over when nobody can write to it any more.
 sys.stdout.buffer.write(out)
-try:
-    os.killpg(session.pid, signal.SIGHUP)  # Sent when a terminal hangs up.
-except ProcessLookupError:
-    pass
 sys.exit(session.returncode)
 """
 SCP = """#!/bin/sh
@@ -174,7 +170,7 @@ def test_the_readme_s_lines_for_a_shell(world: World, tmp_path: Path) -> None:
         HOME={here} PATH={tmp_path}/bin:$PATH exec sh {script}
     """
     process = world.start("unshare", *AS_ROOT, "--net", "--mount", "sh", "-c", prepare)
-    out, err = process.communicate(timeout=2 * LIMIT)
+    out, err = process.communicate(timeout=len(chosen) * LIMIT)
     taken = read_transcript(chosen, out, mark=MARK)
     assert [(each.step.text, each.fault, each.printed) for each in taken if each.fault] == [], err
     assert len(taken) == len(chosen), out + err

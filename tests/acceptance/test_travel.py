@@ -38,6 +38,11 @@ class Colour(enum.Enum):
 class Trouble(Exception):
     count = 0
 
+class Fixed:
+    __slots__ = ("x",)
+    class Inner:
+        pass
+
 class Quiet:
     '''No function of a computation mentions it.'''
     seen = 0
@@ -58,7 +63,9 @@ Local = local()
 def make_local(n):
     made = Local()
     made.n = n
-    return made
+    fixed = Fixed()
+    fixed.x = n
+    return made, fixed, Fixed.Inner()
 
 def look(value):
     return type(value).__name__, isinstance(value, (P, Colour)), value
@@ -96,8 +103,10 @@ def main():
         print("isolated", type(isolated[0]) is P, P.total)
     with dispy.JobCluster(make_local) as cluster:
         for job in [cluster.submit(n) for n in range(4)]:
-            made = job()
+            made, fixed, inner = job()
             assert type(made) is Local
+            assert type(fixed) is Fixed and fixed.x == made.n
+            assert type(inner) is Fixed.Inner
             Local.seen += 1
         print("local", Local.seen)
     with dispy.JobCluster(look) as cluster:
@@ -536,3 +545,41 @@ with dispy.JobCluster(compute) as cluster:
         "True True dispy_trio",
         "('dispy_trio', True, True, 'Finished') None",
     ]
+
+
+def test_a_module_that_makes_a_cluster_when_it_is_imported_makes_none_on_nodes(
+    world: World,
+) -> None:
+    """Such a cluster's node would import the module too, and so on without end."""
+    program = """
+import dispy_trio as dispy
+
+def compute(n):
+    return n * n
+
+def use_the_cluster(n):
+    return cluster.submit(n)()
+
+def make(n):
+    import another
+
+with dispy.JobCluster(compute) as cluster:
+    print([cluster.submit(n)() for n in range(3)])
+for function in use_the_cluster, make:
+    with dispy.JobCluster(function) as cluster:
+        job = cluster.submit(1)
+        job()
+        print(job.exception.strip().splitlines()[-1])
+"""
+    another = "import dispy_trio as dispy\ncluster = dispy.JobCluster(abs)\n"
+    world.write("another.py", another)
+    world.write("program.py", program)
+    squares, used, made = run(world, "-c", "import program").splitlines()
+    assert squares == "[0, 1, 4]"
+    why = (
+        "makes a cluster whenever it is imported, and nodes import it for its functions: make the"
+        ' cluster in a function, or under `if __name__ == "__main__":`'
+    )
+    assert used.startswith("NameError: `cluster` of the module 'program': not here, for the import")
+    assert f"the module 'program' {why}" in used
+    assert made == f"RuntimeError: the module 'another' {why}"

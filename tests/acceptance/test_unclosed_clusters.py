@@ -208,3 +208,29 @@ else:
     program.communicate(timeout=LIMIT)
     assert program.returncode == (1 if state == "stopped" else 0)
     world.wait_until_gone()
+
+
+def test_ctrl_c_ends_a_program_whose_cluster_has_not_started(world: World) -> None:
+    """What starts it may itself be slow: then the program comes to its end before it has."""
+    script = (
+        PRELUDE
+        + """
+import signal
+from dispy_trio.client.thread import ClusterThread
+
+start = ClusterThread._run
+
+def start_late(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    wait_for(lambda: not threading.main_thread().is_alive())
+    start(self)
+
+ClusterThread._run = start_late
+JobCluster(abs)
+"""
+    )
+    program = world.start(sys.executable, world.write("program.py", script))
+    _, err = program.communicate(timeout=LIMIT)
+    assert err.count("Traceback") == 1
+    assert err.endswith("\nKeyboardInterrupt\n")
+    world.wait_until_gone()

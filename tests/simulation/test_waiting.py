@@ -329,15 +329,17 @@ def test_a_refusal_that_waiting_can_t_mend_ends_the_jobs_that_wait_and_those_tha
     assert [when for when, _ in told] == pytest.approx([0, 0], abs=0.1)
 
 
+async def use_no_node(_client: Client) -> None:
+    await trio.lowlevel.checkpoint()
+    raise AssertionError("there is no node")
+
+
 @pytest.mark.parametrize(("place", "error", "text"), REFUSALS)
 def test_nobody_waits_for_a_first_node_when_all_refuse(
     place: Place, error: DispyError | None, text: str
 ) -> None:
-    async def scenario(client: Client) -> None:
-        raise AssertionError("there is no node")
-
     with pytest.raises(ConnectError) as caught:
-        run(scenario, error=error, connect_timeout=30, there=place)
+        run(use_no_node, error=error, connect_timeout=30, there=place)
     assert str(caught.value) == f"no node can run 'double': {text.replace('it', NODE, 1)}"
 
 
@@ -345,20 +347,14 @@ def test_nobody_waits_for_a_first_node_when_all_refuse(
 def test_who_waits_for_a_first_node_is_told_of_each(
     place: Place, error: DispyError | None, second: float, text: str
 ) -> None:
-    async def scenario(client: Client) -> None:
-        raise AssertionError("there is no node")
-
     with pytest.raises(ConnectError) as caught:
-        run(scenario, error=error, connect_timeout=30, there=place)
+        run(use_no_node, error=error, connect_timeout=30, there=place)
     assert str(caught.value) == f"no node is usable after 30 s: {NODE}: {text}"
 
 
 def test_a_node_that_has_not_answered_yet_is_told_of_too() -> None:
-    async def scenario(client: Client) -> None:
-        raise AssertionError("there is no node")
-
     with pytest.raises(ConnectError) as caught:
-        run(scenario, connect_timeout=2, there=put_greeter(b""))
+        run(use_no_node, connect_timeout=2, there=put_greeter(b""))
     assert str(caught.value) == f"no node is usable after 2 s: {NODE}: no answer yet"
 
 
@@ -442,3 +438,20 @@ def test_nothing_is_told_while_jobs_run_or_none_wait() -> None:
         await trio.sleep(300)
 
     assert run(scenario, there=put_a_node(duration=200.0)) == []
+
+
+def test_opening_ends_where_the_caller_is_cancelled_already() -> None:
+    """Names may have been looked up meanwhile, which nothing interrupts."""
+
+    async def main() -> None:
+        network = MemoryNetwork(seed=1)
+        doors = Doors(network.host(CLIENT), SECRET, seeded_tokens(1, "client"))
+        settings = ClusterSettings(choose_nodes([NODE]), pulse_interval=1.0)
+        work = Work(messages.OpenComputation(1, "double", "00", b"bundle", 0))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with open_engine(work, settings, Listener(), doors=doors):
+                await trio.sleep(1)
+        assert scope.cancelled_caught
+
+    deterministic_run(main, seed=1)

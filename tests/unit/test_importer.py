@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.resources
 import pkgutil
 import subprocess
 import sys
 import traceback
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +170,19 @@ def test_nothing_is_tolerated_once_the_computation_is_there(failing: BundleImpor
     failing.insist()
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("carriedfails")
+
+
+def test_a_job_that_does_without_a_module_leaves_nothing_behind(failing: BundleImporter) -> None:
+    class Large:
+        pass
+
+    def job() -> weakref.ref[Large]:
+        large = Large()
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("carriedfails")
+        return weakref.ref(large)
+
+    failing.insist()
+    large = job()
+    gc.collect()
+    assert large() is None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
+import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from dispy_trio.compute import luggage, trees
 from dispy_trio.compute.depends import sort_depends
 from dispy_trio.compute.edits import is_edited
+from dispy_trio.logs import logger, messages_from
 from dispy_trio.models import JobFile
 
 NAMES = ["one.py", "pkg/.hidden", "pkg/__init__.py", "pkg/__pycache__/x.pyc", "pkg/data/t.csv"]
@@ -50,6 +55,20 @@ def test_a_directory_and_an_archive_are_read_alike(root: Path) -> None:
     assert len(list(trees.files_below(root / "pkg"))) == 2
 
 
+def test_what_is_no_file_that_can_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("t")
+    (tmp_path / "link").symlink_to("table")
+    (tmp_path / "nowhere").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe")
+    assert [path.name for path in trees.files_below(tmp_path)] == ["link", "table"]
+
+
+def test_archives_cost_nothing_where_there_are_none() -> None:
+    code = "import dispy_trio, sys; dispy_trio.JobCluster; print('zipfile' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "False\n"
+
+
 # --- data of packages --------------------------------------------------------------------------
 def test_small_data_goes_with_the_bundle_and_large_files_by_themselves(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"s")
@@ -74,6 +93,23 @@ def test_data_without_measure_stays_and_is_told(
         f" {huge} among them: what jobs need of them, give in depends="
     )
     assert caplog.messages == [told]
+
+
+def test_it_is_told_from_the_level_of_the_cluster_that_it_is_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    huge = tmp_path / "huge"
+    with open(huge, "wb") as file:
+        file.truncate(luggage.LIMIT + 1)
+    before = logger._level
+    logger.setLevel(logging.CRITICAL)  # As another cluster's.
+    try:
+        luggage.pack_data({"told": huge})
+        with messages_from(logging.CRITICAL):
+            luggage.pack_data({"untold": huge})
+    finally:
+        logger._level = before
+    assert len(caplog.messages) == 1
 
 
 def test_a_package_that_one_job_depends_on_brings_its_data(
@@ -156,3 +192,20 @@ def test_what_changes_nothing_is_no_edit(edited: tuple[ModuleType, Path], text: 
 
 def test_a_module_as_it_was_imported_is_not_edited(edited: tuple[ModuleType, Path]) -> None:
     assert not is_edited(*edited, FIRST)
+
+
+def test_a_module_whose_code_its_loader_has_changed_is_not_edited(tmp_path: Path) -> None:
+    class Rewriting(SourceFileLoader):
+        """As pytest's, which rewrites assert statements."""
+
+        def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:
+            return compile(FIRST.replace("total = 0", "total = 1"), path, "exec")
+
+    path = tmp_path / "rewritten.py"
+    path.write_text(FIRST)
+    loader = Rewriting("rewritten", str(path))
+    spec = importlib.util.spec_from_loader("rewritten", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    assert not is_edited(module, path, FIRST)

@@ -17,12 +17,12 @@ import importlib.machinery
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from dispy_trio.child.standins import StandIn
 
-__all__ = ["BundleImporter", "Source", "install", "write_out"]
+__all__ = ["BundleImporter", "Source", "install", "module_being_imported", "write_out"]
 
 Source = tuple[str, bool, str]
 """Text of the module, whether it is a package, and the file it came from, for tracebacks."""
@@ -37,8 +37,8 @@ class BundleImporter(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader
         self._sources = dict(sources)
         self._directory = directory
         """Where `write_out` has put them."""
-        self._failures: dict[str, BaseException] = {}
-        """What modules raised."""
+        self._failures: dict[str, BaseException] | None = {}
+        """What modules raised, until it is of no use any more: errors hold on to much."""
         self._tolerated: set[str] = set()
 
     def find_spec(
@@ -91,7 +91,8 @@ class BundleImporter(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader
             else:
                 super().exec_module(module)
         except BaseException as exc:
-            self._failures[name] = exc
+            if self._failures is not None:
+                self._failures[name] = exc
             raise
 
     # --- modules that fail ---------------------------------------------------------------------
@@ -100,7 +101,8 @@ class BundleImporter(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader
 
         False when there are none, or they were tolerated already.
         """
-        failed = {name for name, failure in self._failures.items() if failure is error}
+        failures = self._failures or {}
+        failed = {name for name, failure in failures.items() if failure is error}
         more = bool(failed - self._tolerated)
         self._tolerated |= failed
         return more
@@ -108,7 +110,7 @@ class BundleImporter(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader
     def insist(self) -> None:
         """Tolerate nothing any more."""
         self._tolerated.clear()
-        self._failures.clear()
+        self._failures = None
 
     def _run_what_runs(self, module: ModuleType) -> None:
         source, _, filename = self._sources[module.__name__]
@@ -186,3 +188,13 @@ def install(sources: Mapping[str, Source], directory: str) -> BundleImporter:
     importer = BundleImporter(sources, directory)
     sys.meta_path.insert(0, importer)
     return importer
+
+
+def module_being_imported() -> str | None:
+    """The module that this importer runs on the calling thread just now."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is BundleImporter.exec_module.__code__:
+            return str(frame.f_locals["module"].__name__)
+        frame = frame.f_back
+    return None

@@ -10,6 +10,7 @@ Also what `functools` wraps round a function goes by value when the function doe
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import pickle
@@ -22,6 +23,7 @@ from typing import Any
 
 import cloudpickle
 
+from dispy_trio.child import making
 from dispy_trio.child.randomness import reduce_generator
 
 __all__ = ["Pickler", "dump_best", "dumps", "keep_state", "take_state"]
@@ -72,6 +74,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if len(reduced) != 6:  # A type of the interpreter's own, such as that of None.
             return reduced
         make, args, state, _, _, set_state = reduced
+        if issubclass(obj, enum.Enum):
+            args, state = making.complete_enumeration(obj, args, state)
+            set_state = making.set_enumeration_state
+        else:
+            make, args = _make_class, making.complete_class(obj, args)
         return _adopt, (_key_of(obj), make, args), (set_state, state), None, None, self.set_state
 
 
@@ -109,6 +116,10 @@ def _adopt(key: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
         _classes[key] = found
         _unfinished.add(found)
     return found
+
+
+def _make_class(*described: Any) -> type:
+    return making.make_class(described, _keys)
 
 
 def keep_state(kind: type, state: tuple[Callable[[type, Any], object], Any]) -> None:

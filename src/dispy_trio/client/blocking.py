@@ -22,6 +22,7 @@ from dispy_trio import config
 from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
+from dispy_trio.client.imports import refuse_in_import
 from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
@@ -33,12 +34,6 @@ from dispy_trio.client.nodes import (
 )
 from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
-from dispy_trio.client.progress import (
-    Counter,
-    count_of,
-    watch_counter,
-    watch_engine,
-)
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
 from dispy_trio.compute.packaging import Parts, pack_arguments
@@ -49,6 +44,7 @@ from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobFile, JobOptions
 
 if TYPE_CHECKING:
     from dispy_trio.client.callbacks import ClusterCallback, JobCallback
+    from dispy_trio.client.progress import Counter
 
 __all__ = ["JobCluster"]
 
@@ -160,7 +156,9 @@ class JobCluster(Generic[P, T]):
                 have another secret, certificate, Python or protocol. Without a `connect_timeout`
                 jobs end with that reason.
             TypeError, ValueError: name the argument that can't be used, and what is allowed.
+            RuntimeError: a module makes it whenever it is imported, and this is a node.
         """
+        refuse_in_import()
         for parameter, text in (("secret", secret), ("recover_file", recover_file)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{parameter} is a str, not {type(text).__name__}")
@@ -211,17 +209,18 @@ class JobCluster(Generic[P, T]):
                 options_of_all(isolation),
                 loglevel,
             )
-            work = s.pack_work(
-                computation,
-                name=name,
-                depends=depends,
-                setup=setup,
-                cleanup=cleanup,
-                dest_path=dest_path,
-                setup_timeout=setup_timeout,
-                live_output=live_output,
-                max_output=max_output,
-            )
+            with messages_from(loglevel):
+                work = s.pack_work(
+                    computation,
+                    name=name,
+                    depends=depends,
+                    setup=setup,
+                    cleanup=cleanup,
+                    dest_path=dest_path,
+                    setup_timeout=setup_timeout,
+                    live_output=live_output,
+                    max_output=max_output,
+                )
         except BaseException:
             if embedded is not None:
                 embedded.end()
@@ -423,6 +422,8 @@ class JobCluster(Generic[P, T]):
         """
         if not progress:
             return self._as_completed(jobs)
+        from dispy_trio.client.progress import Counter
+
         given = list(jobs)
         counter = Counter(len(given))
         return self._with_bar(self._as_completed(given), counter, counter.took_job)
@@ -493,6 +494,8 @@ class JobCluster(Generic[P, T]):
         values = self._results(iterables, buffersize, chunksize, options)
         if not progress:
             return values
+        from dispy_trio.client.progress import Counter, count_of
+
         counter = Counter(count_of(iterables))
         return self._with_bar(values, counter, counter.took)
 
@@ -531,13 +534,19 @@ class JobCluster(Generic[P, T]):
 
         Jobs that have ended before are not counted. What the block prints goes above the bar.
         """
+        from dispy_trio.client.progress import watch_engine
+
         thread = self._thread
-        return watch_engine(self.name, thread.running(), lambda: (thread.number, thread.ended))
+        assert thread.engine is not None
+        return watch_engine(self.name, thread.engine, lambda: (thread.number, thread.ended))
 
     def _with_bar(
         self, values: Iterator[A], counter: Counter, took: Callable[[A], None]
     ) -> Iterator[A]:
-        with watch_counter(self.name, self._thread.running(), counter):
+        from dispy_trio.client.progress import watch_counter
+
+        assert self._thread.engine is not None
+        with watch_counter(self.name, self._thread.engine, counter):
             for value in values:
                 took(value)
                 yield value

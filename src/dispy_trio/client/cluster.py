@@ -16,6 +16,7 @@ from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
+from dispy_trio.client.imports import refuse_in_import
 from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
@@ -349,17 +350,19 @@ async def open_cluster(
         ConnectError: no node was usable within `connect_timeout`, or all refuse for good; names each
             with its reason.
         TypeError, ValueError: name the argument that can't be used, and what is allowed.
-        RuntimeError: this is no Trio program.
+        RuntimeError: this is no Trio program; or a module runs it whenever it is imported, and this is a
+            node.
     """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError(
             "open_cluster needs Trio: call it in trio.run(…); under asyncio use JobCluster, and await"
             " asyncio.to_thread(job) for the result of a job"
         )
+    refuse_in_import()
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.
-    choice = await trio.to_thread.run_sync(choose_nodes, nodes)
+    choice = await trio.to_thread.run_sync(choose_nodes, nodes, abandon_on_cancel=True)
     settings = ClusterSettings(
         choice,
         cpus,

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import trio
 from attrs import define, evolve, field
@@ -37,7 +37,6 @@ from dispy_trio.client.nodes import (
     node_key,
     unmatched_text,
 )
-from dispy_trio.client.progress import Counter
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.client.unseen import Unseen, look_at
@@ -56,6 +55,9 @@ from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
 from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.texts import to_bytes
+
+if TYPE_CHECKING:
+    from dispy_trio.client.progress import Counter
 
 __all__ = ["Doors", "Engine", "open_engine"]
 
@@ -289,7 +291,8 @@ class Engine:
                 else:
                     failed = self.machine.nodes[key].error is not None
                     if reason != "closed":
-                        self.troubles.note(key, reason, retried=not failed)
+                        retried = not failed and key not in self._dead
+                        self.troubles.note(key, reason, retried=retried)
                     self.listener.node_unusable(key, failed=failed)
             case c.AnnounceFailed(reason=reason):
                 log.error("%s", reason)
@@ -476,12 +479,17 @@ class Engine:
         if isinstance(wanted, DispyNode):
             return [wanted.address] if wanted.address in self.links else []
         found = []
-        for key in self.links:
+        for key in self._living:
             host, _, port = key.rpartition(":")
             record = self.machine.nodes.get(key)
             if wanted.matches(host.strip("[]"), int(port), record.name if record else ""):
                 found.append(key)
         return found
+
+    @property
+    def _living(self) -> list[str]:
+        """The keys of the nodes that may come back, if they are not there."""
+        return [key for key in self.links if key not in self._dead]
 
     def was_met(self, key: str) -> bool:
         """Has the node ever answered?"""
@@ -591,7 +599,9 @@ class Engine:
 
     # --- the embedded node -----------------------------------------------------------------------
     def _use_embedded(self, nursery: trio.Nursery, host: str, port: int) -> str:
-        return self._add_node(nursery, host, port, self._feed_of_embedded)
+        key = self._add_node(nursery, host, port, self._feed_of_embedded)
+        self._dead.discard(key)  # It may have been given the same port.
+        return key
 
     def _feed_of_embedded(self, event: ClusterEvent) -> None:
         if not isinstance(event, e.NodeLost):
@@ -602,9 +612,9 @@ class Engine:
             self.keeper.node.kill()
 
     def _lose(self, key: str, reason: str) -> None:
+        self._dead.add(key)
         self._feed(e.NodeLost(key, reason))
         self.troubles.forget(key)
-        self._dead.add(key)
 
     def _is_wanted(self) -> bool:
         record = self.machine.computations[1]
@@ -627,8 +637,7 @@ class Engine:
 
     def _tell_nodes(self, absence: dict[str, str]) -> str:
         """What is the matter with each node."""
-        keys = [key for key in self.links if key not in self._dead]
-        return self.troubles.describe(keys, absence) or "the embedded node starts"
+        return self.troubles.describe(self._living, absence) or "the embedded node starts"
 
     async def wait_usable(self, timeout: float) -> None:
         """Wait for a first node that can run jobs.
@@ -705,7 +714,8 @@ async def open_engine(
     except DispyError:
         if embedded is not None:
             embedded.end()
-            await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
         raise
     engine = Engine(
         settings=settings,
@@ -720,7 +730,9 @@ async def open_engine(
     failure: ClusterFailed | None = None
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
+            # Whoever is cancelled already would wait here for ever: the engine does not hear of that.
+            with trio.CancelScope(shield=True):
+                await nursery.start(engine.run)
             try:
                 if settings.connect_timeout is not None:
                     await engine.wait_usable(settings.connect_timeout)

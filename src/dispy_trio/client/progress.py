@@ -159,11 +159,14 @@ def _is_terminal(stream: Any) -> bool:
 
 def _draw(name: str, stand: Callable[[], Standing]) -> AbstractContextManager[Any]:
     from rich.console import Console
+    from rich.constrain import Constrain
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
     def text(content: str) -> TextColumn:
         return TextColumn(content, markup=False, table_column=Column(no_wrap=True))
+
+    console = Console(stderr=True)
 
     class Bar(Progress):
         """Looks how far it is whenever it is drawn."""
@@ -178,7 +181,9 @@ def _draw(name: str, stand: Callable[[], Standing]) -> AbstractContextManager[An
                     counts=describe_counts(now),
                     place=now.place,
                 )
-            yield from super().get_renderables()
+            for table in super().get_renderables():
+                # Room for ^C, which the terminal shows at the end of the line.
+                yield Constrain(table, console.width - 2)
 
     columns = (
         text("{task.description}"),
@@ -189,7 +194,7 @@ def _draw(name: str, stand: Callable[[], Standing]) -> AbstractContextManager[An
     )
     bar = Bar(
         *columns,
-        console=Console(stderr=True),
+        console=console,
         refresh_per_second=REFRESHES,
         # What is a file or a pipe gets what is written to it as it is.
         redirect_stdout=_is_terminal(sys.stdout),

@@ -61,8 +61,8 @@ class ClusterThread:
     notifier: Notifier | None = None
     live: LiveOutput | None = None
     refuses: bool = False
-    """It takes no more jobs: the cluster is closed, or gone, or this is a child. By `close` it is set
-    with `submitting` held, so that each job that is counted before is waited for."""
+    """It takes no more jobs: the cluster is closed, or gone, or this is a child. At last it is set with
+    `submitting` held, so that each job that is counted before is waited for."""
     gone: bool = False
     """The engine has ended."""
     number: int = 0
@@ -77,8 +77,8 @@ class ClusterThread:
     log: DispyLogger = field(init=False)
     """For what is said of this cluster."""
     _was_closed: bool = False
-    _gave_up: bool = False
-    """Whoever made it was interrupted before it had started."""
+    _ends_early: bool = False
+    """It is to end, and may not have started."""
     _failure: BaseException | None = None
     _started: threading.Event = field(factory=threading.Event)
     _token: trio.lowlevel.TrioToken | None = None
@@ -104,9 +104,7 @@ class ClusterThread:
             self._started.wait()
         except KeyboardInterrupt:
             # The user has no cluster to close yet.
-            self._gave_up = True
-            if self._token is not None:
-                self.call_soon(self._leave, True)
+            self._end_engine(terminate=True)
             raise
         if self._failure is not None:
             self._thread.join()
@@ -148,7 +146,7 @@ class ClusterThread:
 
         self._leave = set_leave
         self._token = trio.lowlevel.current_trio_token()
-        if self._gave_up:
+        if self._ends_early:
             opening.cancel()
         with opening:
             async with open_engine(
@@ -177,7 +175,9 @@ class ClusterThread:
         self.refuses = self.gone = True
 
     def _end_what_is_left(self) -> None:
-        self.refuses = self.gone = True
+        with self.submitting:
+            # Whoever counts a job now has looked before; later nobody counts one.
+            self.refuses = self.gone = True
         if self.engine is not None:
             # What was submitted while it ended.
             self.engine.end_left(f"the cluster ended: {self._failure or 'closed'}")
@@ -194,9 +194,6 @@ class ClusterThread:
             job.announce()
             if self.notifier is not None:
                 self.notifier.ended([job])
-        with self.drained:
-            self.ended = self.number
-            self.drained.notify_all()
 
     def running(self) -> Engine:
         """The engine.
@@ -235,6 +232,13 @@ class ClusterThread:
             self._token.run_sync_soon(function, *args)
         except trio.RunFinishedError:
             pass  # It has ended, and its jobs with it.
+
+    def _end_engine(self, *, terminate: bool) -> None:
+        """Have the engine end, also when it is still starting: Ctrl-C, or the end of the program, may
+        come before it has."""
+        self._ends_early = True
+        if self._token is not None:
+            self.call_soon(lambda: self._leave(terminate))
 
     def ask(self, function: Callable[..., A], *args: Any) -> A:
         """Call a function on the engine's thread, and wait for what it returns."""
@@ -339,7 +343,7 @@ class ClusterThread:
         with self.submitting:
             self._was_closed = self.refuses = True
         if self._thread.is_alive():
-            self.call_soon(lambda: self._leave(terminate))
+            self._end_engine(terminate=terminate)
             self._thread.join()
         if (notifier := self.notifier) is not None:
             limit = CALLBACK_GRACE if terminate or timeout is not None else None

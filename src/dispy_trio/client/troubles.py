@@ -64,7 +64,8 @@ class Troubles:
         for key in keys:
             text = self._reasons.get(key) or states.get(key) or "no answer yet"
             # Of a traceback, the line that tells.
-            texts.append(f"{key}: {text.rstrip().splitlines()[-1]}")
+            line = text.rstrip().rpartition("\n")[2]
+            texts.append(f"{key}: {line}")
         more = len(texts) - NODES_SHOWN
         return "; ".join(texts[:NODES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 

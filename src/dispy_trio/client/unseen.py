@@ -7,6 +7,7 @@ a line: whoever lets go of a job gives its memory back, and the job is still one
 from __future__ import annotations
 
 import os
+import reprlib
 import threading
 import weakref
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
-from dispy_trio.compute.packaging import unpack_result
+from dispy_trio.compute.packaging import exception_line
 from dispy_trio.logs import log
 from dispy_trio.models import JobStatus, Outcome
 from dispy_trio.texts import NOTE_LIMIT
@@ -60,7 +61,8 @@ class Unseen:
                 continue
             line = ""
             if len(self._lines) < MOST_LINES:
-                line = f"job {job.id!r}, {failure_line(job)}"[:NOTE_LIMIT]
+                # An id may be anything, and so may its repr.
+                line = f"job {reprlib.repr(job.id)}, {failure_line(job)}"[:NOTE_LIMIT]
             with _lock:
                 if job in _owners:
                     continue
@@ -105,7 +107,6 @@ def look_at(job: UserJob[Any]) -> None:
 def failure_line(job: UserJob[Any]) -> str:
     """What went wrong with a failed job, in a line; nothing of the user's is unpickled for it."""
     if job.outcome == Outcome.RAISED:
-        name, message, *_ = unpack_result(job.reply)
-        return " ".join(f"{name}: {message}".split())
+        return exception_line(job.reply)
     told = job.reply if isinstance(job.reply, bytes) else b"".join(job.reply or ())
     return told.decode(errors="replace").partition("\n")[0]

@@ -13,6 +13,7 @@ import os
 import time
 import types
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ def is_edited(module: types.ModuleType, path: Path, text: str) -> bool:
         path: of its source.
         text: of that, now.
     """
+    spec = module.__spec__
+    if spec is None or type(spec.loader) is not SourceFileLoader:
+        return (
+            False  # In an archive, say; or what imports it makes other code of it, as pytest does.
+        )
     try:
         status = path.stat()
     except OSError:
-        return False  # In an archive, say.
+        return False
     if status.st_mtime < _started() - _SLACK:
         return False
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dispy_trio.compute import trees
-from dispy_trio.logs import logger
+from dispy_trio.logs import log
 from dispy_trio.models import JobFile
 
 __all__ = ["pack_data"]
@@ -38,7 +38,7 @@ def pack_data(data: Mapping[str, Path]) -> tuple[dict[str, bytes], tuple[JobFile
         else:
             contents[target] = trees.read(path)
     if left:
-        logger.warning(
+        log.warning(
             "%d files of packages do not go to nodes, for all of them are more than %d MB, %s among"
             " them: what jobs need of them, give in depends=",
             len(left),

@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import define, field, frozen
 
@@ -33,11 +34,13 @@ from dispy_trio.errors import (
 )
 from dispy_trio.messages import BULK_THRESHOLD
 from dispy_trio.models import JobFile
+from dispy_trio.texts import NOTE_LIMIT
 
 __all__ = [
     "Bundle",
     "Parts",
     "check_kind",
+    "exception_line",
     "map_private",
     "pack_arguments",
     "pack_calls",
@@ -349,6 +352,25 @@ def unpack_exception(reply: bytes | Sequence[memoryview]) -> tuple[BaseException
         rebuilt = JobFailed(f"{name}: {message}")
         rebuilt.__cause__ = RemoteTraceback(text)
     return rebuilt, text
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads texts and numbers, and calls nothing that a pickle names."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in an error")
+
+
+def exception_line(reply: bytes | Sequence[memoryview]) -> str:
+    """What a job raised, in a line; nothing of the user's is unpickled or called for it."""
+    try:
+        whole = reply if isinstance(reply, bytes) else b"".join(reply)
+        name, message, *_ = _PlainUnpickler(io.BytesIO(whole)).load()
+        text = f"{name!s:.{NOTE_LIMIT}}: {message!s:.{NOTE_LIMIT}}"
+    except Exception as exc:
+        # From a node, which may say anything.
+        text = f"its error can't be read: {type(exc).__name__}"
+    return " ".join(text.split())
 
 
 _ENDS_PROGRAMS = (SystemExit, KeyboardInterrupt, GeneratorExit)

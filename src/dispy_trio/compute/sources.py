@@ -22,7 +22,7 @@ from dispy_trio.child.homes import MAINS
 from dispy_trio.child.importer import Source
 from dispy_trio.compute import trees
 from dispy_trio.compute.edits import is_edited
-from dispy_trio.logs import logger
+from dispy_trio.logs import log
 
 __all__ = ["Sources", "is_installed", "module_sources", "own_sources"]
 
@@ -82,7 +82,7 @@ def own_sources() -> Sources:
 def _warn_if_edited(module: ModuleType, path: Path, project: _Project) -> None:
     name = module.__name__
     if name in project.sources and is_edited(module, path, project.sources[name][0]):
-        logger.warning(
+        log.warning(
             "the module %r was edited since this program imported it: jobs will run what %s holds"
             " now, which is not what this program runs",
             name,

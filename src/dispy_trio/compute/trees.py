@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,12 +29,17 @@ def read(path: Path) -> bytes:
     archive = _archive_above(path.parent)
     if archive is None:
         return path.read_bytes()
+    import zipfile  # Here and below: few programs lie in one, and the others start sooner without.
+
     with zipfile.ZipFile(archive) as opened:
         return opened.read(str(path.relative_to(archive)))
 
 
 def files_below(directory: Path) -> Iterator[Path]:
-    """All files, in order; without what is hidden, and what is made from others or installed."""
+    """All files, in order; without what is hidden, and what is made from others or installed.
+
+    Nor what can't be read: links to nothing, pipes, files of other users.
+    """
     archive = _archive_above(directory)
     if archive is None:
         yield from _files_on_disk(directory)
@@ -51,7 +55,9 @@ def files_below(directory: Path) -> Iterator[Path]:
 def _files_on_disk(directory: Path) -> Iterator[Path]:
     for place, inner, names in os.walk(directory):
         inner[:] = sorted(filter(_is_shown, inner))
-        yield from (Path(place, name) for name in sorted(filter(_is_shown, names)))
+        for path in (Path(place, name) for name in sorted(filter(_is_shown, names))):
+            if path.is_file() and os.access(path, os.R_OK):
+                yield path
 
 
 def _is_shown(name: str) -> bool:
@@ -65,11 +71,15 @@ def _archive_above(directory: Path) -> Path | None:
         if place.is_dir():
             return None
         if place.is_file():
+            import zipfile
+
             return place if zipfile.is_zipfile(place) else None
     return None
 
 
 @functools.cache
 def _names_in(archive: Path) -> frozenset[str]:
+    import zipfile
+
     with zipfile.ZipFile(archive) as opened:
         return frozenset(name for name in opened.namelist() if not name.endswith("/"))

@@ -32,7 +32,7 @@ def main() -> None:
             _run(lifeline, given, warm)
         else:
             warm.discard()
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: ASYNC103 - Trio has ended, and so do we
         # A template ends by itself when we do; this only makes sure that nobody is surprised.
         if warm.process.poll() is None:
             warm.process.kill()

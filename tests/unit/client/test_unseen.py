@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -107,3 +108,45 @@ def test_a_long_error_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = told(unseen, caplog)
     assert len(line) < 3000
     assert "\n" not in line
+
+
+class Trap:
+    """Is felt when it is unpickled, or shown."""
+
+    felt = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _spring, ()
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def _spring() -> None:
+    Trap.felt = True
+
+
+@pytest.mark.parametrize(
+    "reply", [b"garbage", pickle.dumps(5), pickle.dumps((Trap(), "", "", None)), None]
+)
+def test_what_a_node_makes_up_for_an_error_is_neither_felt_nor_run(
+    reply: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    unseen = Unseen()
+    job = failed(1)
+    job.reply = reply
+    unseen.add([job])
+    (line,) = told(unseen, caplog)
+    assert "first: job 'job 1', its error can't be read: " in line
+    assert "its error can't be read: " in repr(job)
+    assert not Trap.felt
+
+
+def test_an_id_whose_repr_raises_is_no_hindrance(caplog: pytest.LogCaptureFixture) -> None:
+    unseen = Unseen()
+    job = failed(1)
+    job.id = Trap()
+    unseen.add([job])
+    (line,) = told(unseen, caplog)
+    assert "<Trap instance at 0x" in line
+    assert line.endswith(", ZeroDivisionError: division by zero; see job.exception")

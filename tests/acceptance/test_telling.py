@@ -60,6 +60,37 @@ def test_nothing_is_told_of_failed_jobs_that_were_looked_at(world: World) -> Non
     assert "failed" not in err
 
 
+def test_nothing_is_told_of_jobs_of_map_at_which_nobody_can_look(world: World) -> None:
+    script = """
+import trio
+import dispy_trio as dispy
+
+def compute(n):
+    import os
+    os._exit(3)
+
+with dispy.JobCluster(compute) as cluster:
+    try:
+        list(cluster.map([0] * 8, chunksize=1))
+    except dispy.JobTerminated:
+        print("seen")
+    cluster.wait()
+
+async def main():
+    async with dispy.open_cluster(compute) as cluster:
+        try:
+            async for _ in cluster.map([0] * 8, chunksize=1):
+                pass
+        except dispy.JobTerminated:
+            print("seen")
+        await cluster.wait()
+
+trio.run(main)
+"""
+    program = world.start(sys.executable, world.write("program.py", script))
+    assert program.communicate(timeout=LIMIT) == ("seen\nseen\n", "")
+
+
 def test_a_trio_program_is_told_too(world: World) -> None:
     script = """
 import trio
@@ -83,6 +114,44 @@ trio.run(main)
     assert out == "seen\n"
     (line,) = [line for line in err.splitlines() if "failed" in line]
     assert "cluster compute: 1 of 2 jobs failed; first: job 2, ZeroDivisionError" in line
+
+
+def test_nothing_is_told_of_jobs_that_were_cancelled_while_they_ran(world: World) -> None:
+    """By a scope that ends, by a task that fails, by `map` for the rest of what it has submitted."""
+    script = """
+import time, trio
+import dispy_trio as dispy
+
+def compute(n):
+    if n:
+        time.sleep(n)
+    return 1 / n
+
+async def main():
+    async with dispy.open_cluster(compute, cpus=2) as cluster:
+        handle = cluster.submit(60)
+        with trio.CancelScope() as scope:
+            while handle.status != dispy.JobStatus.Running:
+                await trio.sleep(0.01)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(handle.wait)
+                scope.cancel()
+
+trio.run(main)
+with dispy.JobCluster(compute, cpus=2) as cluster:
+    job = cluster.submit(60)
+    while job.status != dispy.DispyJob.Running:
+        time.sleep(0.01)
+    cluster.cancel(job)
+with dispy.JobCluster(compute, cpus=2) as cluster:
+    try:
+        list(cluster.map([0, 60], chunksize=1))
+    except ZeroDivisionError:
+        pass
+"""
+    program = world.start(sys.executable, world.write("program.py", script))
+    _, err = program.communicate(timeout=LIMIT)
+    assert (program.returncode, err) == (0, "")
 
 
 def test_a_program_that_ends_says_what_it_waits_for_and_how_to_end_it(world: World) -> None:

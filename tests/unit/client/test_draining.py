@@ -208,6 +208,14 @@ def test_no_job_is_lost_between_being_taken_and_being_refused(
     assert all(job.status == DispyJob.Finished for job in taken)
 
 
+def test_jobs_come_once_each_also_of_several_clusters(make: Make) -> None:
+    first, second = make(), make()
+    jobs = [first.submit(1), second.submit(1)]
+    assert [job.number for job in jobs] == [1, 1]
+    ended = list(first.as_completed([*jobs, *jobs]))
+    assert sorted(ended, key=jobs.index) == jobs
+
+
 def test_a_job_that_is_counted_while_the_engine_ends_keeps_nobody_waiting(make: Make) -> None:
     cluster = make()
     thread = cluster._thread

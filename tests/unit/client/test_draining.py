@@ -23,7 +23,7 @@ from dispy_trio.client import thread as thread_module
 from dispy_trio.client.blocking import JobCluster
 from dispy_trio.client.callbacks import Notifier
 from dispy_trio.client.ears import ClusterEars
-from dispy_trio.client.jobs import DispyJob, SubmittedJob
+from dispy_trio.client.jobs import DispyJob
 from dispy_trio.client.nodes import DispyNode, choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.thread import ClusterThread
@@ -342,19 +342,6 @@ def test_the_thread_of_callbacks_survives_whatever_they_raise(
     cluster.submit(3)
     assert cluster.close() is True
     assert told == [1, 2, 3, 4]
-
-
-def test_a_job_that_comes_when_the_engine_has_ended_keeps_nobody_waiting(make: Make) -> None:
-    cluster = make()
-    thread = cluster._thread
-    thread.number += 1
-    returned: SimpleQueue[bool] = SimpleQueue()
-    waiting = threading.Thread(target=lambda: returned.put(cluster.wait()), daemon=True)
-    waiting.start()
-    while not thread.drained._waiters:  # type: ignore[attr-defined]
-        waiting.join(0.01)
-    thread.end_late(SubmittedJob(1, b""))
-    assert returned.get(timeout=LIMIT)
 
 
 def test_its_status_can_be_asked_for_while_it_waits_for_a_first_node(make: Make) -> None:

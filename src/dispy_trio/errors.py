@@ -35,6 +35,7 @@ __all__ = [
     "ResultUnpicklable",
     "SecretFileError",
     "VersionMismatch",
+    "innermost",
 ]
 
 
@@ -138,3 +139,10 @@ class ClusterClosed(ClosedError):
 
 class ClusterFailed(BrokenError):
     """The cluster's own machinery failed; its cause is the group of what went wrong."""
+
+
+def innermost(exc: BaseException) -> BaseException:
+    """The first error in a group, and in the groups within; any other error is it itself."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -69,7 +70,21 @@ class DispyLogger(logging.LoggerAdapter[logging.Logger]):
         if self.isEnabledFor(level):
             # Past the logger's own level. This frame is none of those who log.
             stacklevel = kwargs.pop("stacklevel", 1) + 1
-            self.logger._log(level, msg, args, stacklevel=stacklevel, **kwargs)
+            try:
+                self.logger._log(level, msg, args, stacklevel=stacklevel, **kwargs)
+            except Exception:
+                # Handlers, filters and stderr are the program's: what fails there is no reason for
+                # jobs to be lost, nor for callbacks to be told of nothing any more.
+                _show_failure()
+
+
+def _show_failure() -> None:
+    """Show what went wrong with a message, where `logging` shows it."""
+    if logging.raiseExceptions and sys.stderr is not None:
+        try:
+            traceback.print_exc()
+        except (OSError, ValueError):
+            pass  # It is closed, too.
 
 
 class _LastResort(logging.Handler):

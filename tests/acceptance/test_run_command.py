@@ -202,6 +202,34 @@ def test_results_that_can_not_be_written_are_one_line(
     world.wait_until_gone()
 
 
+def test_a_program_runs_also_when_there_is_no_stdout(world: World) -> None:
+    line = f"{shlex.join(RUN)} --no-live seq 3 >&-"
+    assert finish(world.start("sh", "-c", line)) == (0, [], "")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_results_of_any_kind_are_shown(world: World, options: list[str]) -> None:
+    world.write(
+        "odd.py",
+        """
+class Odd:
+    def __repr__(self):
+        raise OSError("mine")
+
+def make(kind):
+    return Odd() if kind == "odd" else 10 ** 5000
+""",
+    )
+    status, lines, err = finish(world.start(*RUN, *options, "odd.py:make", "odd", "large"))
+    assert (status, err) == (0, "")
+    odd, large = (
+        [each["result"] for each in json.loads("".join(lines), parse_int=str)] if options else lines
+    )
+    assert odd == "<Odd that can't be shown: OSError>"
+    assert str(large).strip("0") == "1"
+    assert len(str(large)) == 5001
+
+
 def test_a_job_that_takes_too_long_is_terminated(world: World) -> None:
     status, lines, err = finish(world.start(*RUN, "--timeout", "0.5", "sleep", "60"))
     assert (status, lines) == (1, [])

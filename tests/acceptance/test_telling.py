@@ -60,6 +60,37 @@ def test_nothing_is_told_of_failed_jobs_that_were_looked_at(world: World) -> Non
     assert "failed" not in err
 
 
+def test_nothing_is_told_of_jobs_of_map_at_which_nobody_can_look(world: World) -> None:
+    script = """
+import trio
+import dispy_trio as dispy
+
+def compute(n):
+    import os
+    os._exit(3)
+
+with dispy.JobCluster(compute) as cluster:
+    try:
+        list(cluster.map([0] * 8, chunksize=1))
+    except dispy.JobTerminated:
+        print("seen")
+    cluster.wait()
+
+async def main():
+    async with dispy.open_cluster(compute) as cluster:
+        try:
+            async for _ in cluster.map([0] * 8, chunksize=1):
+                pass
+        except dispy.JobTerminated:
+            print("seen")
+        await cluster.wait()
+
+trio.run(main)
+"""
+    program = world.start(sys.executable, world.write("program.py", script))
+    assert program.communicate(timeout=LIMIT) == ("seen\nseen\n", "")
+
+
 def test_a_trio_program_is_told_too(world: World) -> None:
     script = """
 import trio

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
 
 from dispy_trio.client.engine import Engine
 from dispy_trio.client.jobs import SubmittedJob
+from dispy_trio.core.cluster import ClusterMachine
+from dispy_trio.core.commands import ClusterCommand
 from dispy_trio.models import Job, JobStatus
 
 from . import kit
@@ -50,12 +53,63 @@ def test_who_submits_while_results_are_told_is_heard_at_once(
     assert all(ends == ["Finished"] for ends in simulation.ends.values())
 
 
+def test_who_appends_when_the_core_has_looked_and_asks_when_it_is_done_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = Simulation(seed=1, durations=(0.5,))
+    handle_in_core, handle = ClusterMachine.handle, Engine.handle
+    heard: list[bool] = []
+    has_appended = False
+
+    def append_late(self: ClusterMachine, event: Any, *, now: float) -> list[ClusterCommand]:
+        nonlocal has_appended
+        commands = handle_in_core(self, event, now=now)
+        (engine,) = engines
+        if not engine.queue and simulation.jobs and len(simulation.jobs) < 20:
+            has_appended = any(node.spare for node in self.nodes.values())
+            if has_appended:
+                _append(simulation, engine)
+        return commands
+
+    def ask_late(self: Engine, event: Any, *, now: float) -> list[ClusterCommand]:
+        nonlocal has_appended
+        has_appended = False
+        commands = handle(self, event, now=now)
+        if has_appended:
+            heard.append(self.wants_jobs)
+            _ask(self)
+        return commands
+
+    async def scenario(simulation: Simulation, engine: Engine, _nursery: trio.Nursery) -> None:
+        engines.append(engine)
+        await engine.usable.wait()
+        await trio.sleep(1)
+        monkeypatch.setattr(ClusterMachine, "handle", append_late)
+        monkeypatch.setattr(Engine, "handle", ask_late)
+        _submit(simulation, engine)
+        await trio.sleep(30)
+
+    engines: list[Engine] = []
+    simulation.run(scenario)
+    assert len(heard) > 5
+    assert all(heard)
+    assert all(ends == ["Finished"] for ends in simulation.ends.values())
+
+
 def _submit(simulation: Simulation, engine: Engine) -> None:
     """As `JobCluster.submit`, which wakes nobody twice."""
+    _append(simulation, engine)
+    _ask(engine)
+
+
+def _append(simulation: Simulation, engine: Engine) -> None:
     number = len(simulation.jobs) + 1
     job: SubmittedJob[int] = SubmittedJob(number, pickle.dumps(((number,), {})), id=number)
     simulation.jobs.append(job)
     engine.queue.append(job)
+
+
+def _ask(engine: Engine) -> None:
     if engine.wants_jobs:
         engine.wants_jobs = False
         trio.lowlevel.current_trio_token().run_sync_soon(engine.wake)

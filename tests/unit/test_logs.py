@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import io
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,3 +222,27 @@ def test_a_job_may_carry_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
     with configured():
         logger.info("from a job")
     assert "INFO: from a job" in capsys.readouterr().err
+
+
+class Broken(logging.Handler):
+    """A handler of the program that fails."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise LookupError("no such pane")
+
+
+def test_whoever_logs_does_not_fail_with_the_programs_handler(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with configured(Broken()):
+        log.warning("here")
+    assert "LookupError: no such pane" in capsys.readouterr().err
+
+
+def test_whoever_logs_does_not_fail_with_a_closed_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    stderr.close()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    logger = DispyLogger(logging.INFO)
+    with configured():
+        logger.warning("here")

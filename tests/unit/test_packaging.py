@@ -17,6 +17,7 @@ import pytest
 
 from dispy_trio.child import parts
 from dispy_trio.compute import packaging
+from dispy_trio.compute.depends import by_value
 from dispy_trio.compute.packaging import Parts
 from dispy_trio.errors import (
     JobFailed,
@@ -241,6 +242,54 @@ def test_the_users_own_modules_travel(tmp_path: Path) -> None:
         str(tmp_path / "helper.py"),
     ]
     assert packed["sources"]["space"][:2] == ["", True]
+
+
+def test_modules_travel_that_functions_without_a_file_import(tmp_path: Path) -> None:
+    packed = run_project(
+        tmp_path,
+        {
+            "main.py": """
+                class Typed:
+                    def method(self):
+                        import besides
+                def job(x):
+                    def within():
+                        from package import inner
+                    import later
+            """,
+            "besides.py": "",
+            "later.py": "import last",
+            "last.py": "",
+            "package/__init__.py": "",
+            "package/inner.py": "",
+            "stranger.py": "",
+        },
+        "-c",
+        "exec(open('main.py').read())",
+    )
+    assert packed["names"] == ["besides", "last", "later", "package", "package.inner"]
+
+
+def test_threads_that_pack_at_once_leave_each_other_what_they_have_registered() -> None:
+    begun, entered, left = (threading.Event() for _ in range(3))
+    seen: list[bool] = []
+
+    def pack_too() -> None:
+        begun.set()
+        with by_value([pytest.fixture], (), ()):
+            entered.set()
+            left.wait(10)
+            seen.append(pytest.fixture.__module__ in cloudpickle.list_registry_pickle_by_value())
+
+    other = threading.Thread(target=pack_too)
+    with by_value([pytest.fixture], (), ()):
+        other.start()
+        begun.wait(10)
+        entered.wait(0.2)  # Were it let in, it would be so by then.
+    left.set()
+    other.join(10)
+    assert seen == [True]
+    assert pytest.fixture.__module__ not in cloudpickle.list_registry_pickle_by_value()
 
 
 def test_a_source_is_read_in_its_own_encoding(tmp_path: Path) -> None:

@@ -163,8 +163,35 @@ def test_wrappers_of_functions_go_by_value_with_them() -> None:
 def from_main(text: str, **names: Any) -> Any:
     """A function of the program."""
     space: dict[str, Any] = {"__name__": "__main__", **names}
-    exec(text, space)
+    exec(compile(text, "<program>", "exec", dont_inherit=True), space)
     return space["f"]
+
+
+def test_names_of_types_go_by_value_with_what_they_annotate() -> None:
+    f = from_main(
+        """
+from typing import Callable, NewType, ParamSpec, TypeVarTuple
+Number = NewType("Number", int)
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+def f(n: Number, call: Callable[P, int] = abs, *rest: *Ts) -> Number:
+    return Number(n)
+"""
+    )
+    made = pickle.loads(NOTHING_CARRIED.dumps(f))
+    assert made(3) == 3
+    hints = made.__annotations__
+    assert hints["n"] is hints["return"] is made.__globals__["Number"]
+    assert (hints["n"].__name__, hints["n"].__module__) == ("Number", "__main__")
+    assert repr(hints["call"]) == repr(f.__annotations__["call"])
+    assert repr(hints["rest"]) == repr(f.__annotations__["rest"])
+
+
+def test_aliases_of_types_go_by_value_where_there_are_such() -> None:
+    is_there = sys.version_info >= (3, 12)
+    alias = "type Alias = list[int]" if is_there else "Alias = list[int]"
+    made = pickle.loads(NOTHING_CARRIED.dumps(from_main(f"{alias}\ndef f(n: Alias): return n")))
+    assert getattr(made.__annotations__["n"], "__value__", list[int]) == list[int]
 
 
 def test_a_global_that_cannot_be_pickled_is_no_reason_to_refuse() -> None:

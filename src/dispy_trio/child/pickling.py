@@ -24,6 +24,7 @@ from typing import Any
 import cloudpickle
 
 from dispy_trio.child import making
+from dispy_trio.child.hints import is_hint, reduce_hint
 from dispy_trio.child.randomness import reduce_generator
 
 __all__ = ["Pickler", "dump_best", "dumps", "keep_state", "take_state"]
@@ -63,6 +64,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _make_cached_property, (obj.func, obj.attrname)
         if (generator := reduce_generator(obj)) is not None:
             return generator
+        if is_hint(obj):
+            return NotImplemented if _is_importable(obj) else reduce_hint(obj)
         if type(obj) is functools.singledispatchmethod:
             # So has this a cache of weak references.
             return _make_dispatching_method, (obj.func, obj.dispatcher)
@@ -136,17 +139,18 @@ def take_state(kind: type, state: tuple[Callable[[type, Any], object], Any]) -> 
 
 
 # --- what is wrapped round functions -----------------------------------------------------------
-def _is_importable(wrapper: Any) -> bool:
+def _is_importable(thing: Any) -> bool:
     """Is it found under its name in a module that the other side has?"""
-    name = getattr(wrapper, "__module__", None) or "__main__"
+    name = getattr(thing, "__module__", None) or "__main__"
     if name == "__main__" or not _parents(name).isdisjoint(
         cloudpickle.list_registry_pickle_by_value()
     ):
         return False
     found: Any = sys.modules.get(name)
-    for part in getattr(wrapper, "__qualname__", "<>").split("."):
+    full_name: str = getattr(thing, "__qualname__", getattr(thing, "__name__", "<>"))
+    for part in full_name.split("."):
         found = getattr(found, part, None)
-    return found is wrapper
+    return found is thing
 
 
 def _parents(name: str) -> set[str]:

@@ -16,6 +16,7 @@ import typer
 from dispy_trio import __version__
 from dispy_trio.cli import vocabulary as v
 from dispy_trio.cli.endings import (
+    EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     STATUSES,
@@ -555,4 +556,9 @@ def main() -> None:
             raise
         status, text = explain(exc)
         remark(f"dispy-trio: {text}")
+    except OSError as exc:
+        if _debug:
+            raise
+        remark(f"dispy-trio: {exc}")
+        status = EXIT_FAILED
     sys.exit(status)

@@ -12,6 +12,7 @@ from dispy_trio.errors import (
     LocalError,
     PythonMismatch,
     VersionMismatch,
+    innermost,
 )
 
 __all__ = [
@@ -64,9 +65,8 @@ def explain(exc: DispyError) -> tuple[int, str]:
 
 def _find_reason(exc: DispyError) -> DispyError:
     """What made a cluster fail: it carries that as a group of what went wrong."""
-    cause = exc.__cause__
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    if isinstance(exc, ClusterFailed) and isinstance(cause, DispyError):
-        return _find_reason(cause)
+    if isinstance(exc, ClusterFailed) and exc.__cause__ is not None:
+        cause = innermost(exc.__cause__)
+        if isinstance(cause, DispyError):
+            return _find_reason(cause)
     return exc

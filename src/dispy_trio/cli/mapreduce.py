@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 from dispy_trio.cli.outcomes import show_on_stderr
 from dispy_trio.cli.reach import ClusterOptions, open_cluster, show_status, submitter
 from dispy_trio.cli.records import RecordWriter
-from dispy_trio.cli.saying import remark, say
+from dispy_trio.cli.saying import remark, say, spell
 from dispy_trio.errors import DispyError, LocalError
 
 __all__ = ["MapReduceOptions", "run"]
@@ -93,7 +93,7 @@ def _files(inputs: Sequence[str]) -> Iterator[Sequence[str]]:
 def _print(result: Any, writer: RecordWriter | None, *, is_files: bool) -> None:
     if writer is None:
         for element in result:
-            say(element if is_files else f"{element[0]}\t{element[1]}")
+            say(element if is_files else "\t".join(spell(part, str) for part in element))
         return
     for element in result:
         writer.write(

@@ -27,8 +27,9 @@ from dispy_trio.cli.node_config import (
 from dispy_trio.cli.node_lock import claim_given_port, claim_port, clean_prefix
 from dispy_trio.cli.records import to_json
 from dispy_trio.cli.saying import remark, say
+from dispy_trio.cli.vocabulary import SECRET_SEEN
 from dispy_trio.config import NodeSettings
-from dispy_trio.errors import DispyError, LocalError
+from dispy_trio.errors import DispyError, LocalError, innermost
 from dispy_trio.services.control import NodeControl, NodeReport
 from dispy_trio.services.hours import ServiceHours, ServiceState
 from dispy_trio.services.node import run_node
@@ -69,7 +70,7 @@ def run(options: NodeOptions, voice: Voice) -> int:
     for line in options_without_effect(options):
         log.warning("%s", line)
     if options.secret:
-        log.warning("--secret can be seen by all who list processes; prefer --secret-file")
+        log.warning("%s", SECRET_SEEN)
     prefix = _prefix_of(settings)
     settings = attrs.evolve(settings, dest_path_prefix=prefix)
     with claim_port(prefix, settings.host, options.port, end_other=options.clean) as lock:
@@ -94,7 +95,7 @@ def _serve(
         told, others = group.split(DispyError)
         if told is None or others is not None:
             raise
-        raise _innermost(told) from group
+        raise innermost(told) from group
     finally:
         if options.port_file is not None:
             options.port_file.unlink(missing_ok=True)
@@ -287,8 +288,3 @@ def _write_port(path: Path, port: int) -> None:
         draft.replace(path)
     except OSError as exc:
         raise LocalError(f"--port-file: can't write {path}: {exc.strerror}") from exc
-
-
-def _innermost(group: BaseExceptionGroup[DispyError]) -> DispyError:
-    first = group.exceptions[0]
-    return _innermost(first) if isinstance(first, BaseExceptionGroup) else first

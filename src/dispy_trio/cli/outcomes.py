@@ -17,11 +17,11 @@ from typing import Any
 from attrs import define, field
 
 from dispy_trio.cli.records import JsonLines, RecordWriter
-from dispy_trio.cli.saying import remark, say
+from dispy_trio.cli.saying import remark, say, spell
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.errors import DispyError
 from dispy_trio.models import JobStatus
-from dispy_trio.texts import readable
+from dispy_trio.texts import fit_encoding, readable
 
 __all__ = ["Report", "Turns", "make_report", "record_of", "show_on_stderr"]
 
@@ -63,8 +63,10 @@ def _make_writer() -> Callable[[bytes], None]:
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def write(data: bytes) -> None:
+        if sys.stdout is None:
+            return
         if sys.stdout.isatty():
-            sys.stdout.write(decoder.decode(data))
+            sys.stdout.write(fit_encoding(decoder.decode(data), sys.stdout.encoding))
         else:
             sys.stdout.buffer.write(data)
             sys.stdout.flush()
@@ -140,7 +142,7 @@ class Report:
             label = f"job {job.number}" + (f" ({shlex.join(arguments)})" if arguments else "")
             remark(f"{label}: {reason}")
         elif not self.is_program:
-            say(readable(value) if isinstance(value, str) else repr(value))
+            say(readable(value) if isinstance(value, str) else spell(value))
 
 
 def make_report(

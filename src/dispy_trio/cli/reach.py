@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import math
 import os
 import select
@@ -17,12 +18,14 @@ from attrs import frozen
 
 import dispy_trio
 from dispy_trio.cli.saying import remark
-from dispy_trio.cli.vocabulary import CONNECT_TIMEOUT
+from dispy_trio.cli.vocabulary import CONNECT_TIMEOUT, SECRET_SEEN
 from dispy_trio.client.nodes import to_allocation
 from dispy_trio.client.tables import status_lines
 from dispy_trio.errors import DispyError, LocalError
 
 __all__ = ["ClusterOptions", "check_readers", "open_cluster", "show_status", "submitter"]
+
+log = logging.getLogger("dispy_trio")
 
 
 @frozen
@@ -112,6 +115,9 @@ def open_cluster(
         DispyError: no node can be used.
     """
     make: Any = dispy_trio.JobCluster
+    sys.set_int_max_str_digits(0)  # Results are the user's own, and may be any number.
+    if options.secret:
+        log.warning("%s", SECRET_SEEN)
     try:
         return make(
             computation,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from attrs import define
 
-from dispy_trio.cli.saying import say
+from dispy_trio.cli.saying import say, spell
 from dispy_trio.errors import LocalError
 
 __all__ = ["JsonDocument", "JsonLines", "RecordWriter", "check_choice", "choose_writer", "to_json"]
@@ -91,7 +91,7 @@ def to_json(value: Any) -> str:
     try:
         return json.dumps(_plain(value))
     except RecursionError:
-        return json.dumps(repr(value))
+        return json.dumps(spell(value))
 
 
 def _plain(value: Any) -> Any:
@@ -101,13 +101,13 @@ def _plain(value: Any) -> Any:
         case int():
             return int(value)
         case float():
-            return float(value) if math.isfinite(value) else repr(value)
+            return float(value) if math.isfinite(value) else spell(value)
         case dict():
             return {
-                key if isinstance(key, str) else repr(key): _plain(element)
+                key if isinstance(key, str) else spell(key): _plain(element)
                 for key, element in value.items()
             }
         case list() | tuple():
             return [_plain(element) for element in value]
         case _:
-            return repr(value)
+            return spell(value)

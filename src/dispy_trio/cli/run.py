@@ -17,6 +17,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from dispy_trio.cli.endings import EXIT_FAILED
 from dispy_trio.cli.outcomes import Report, make_report
 from dispy_trio.cli.reach import ClusterOptions, check_readers, open_cluster, show_status, submitter
 from dispy_trio.cli.records import RecordWriter
@@ -27,9 +28,6 @@ from dispy_trio.errors import LocalError
 __all__ = ["RunOptions", "arguments_of_jobs", "load_computation", "run_jobs"]
 
 log = logging.getLogger("dispy_trio")
-
-EXIT_OK = 0
-EXIT_FAILED = 1
 
 LOOK_EVERY = 0.5
 """Seconds after which it is looked whether anybody reads what is written."""
@@ -82,7 +80,7 @@ def run_jobs(options: RunOptions, writer: RecordWriter | None = None) -> int:
             raise
         if options.cluster.status:
             show_status(cluster, time.monotonic() - began)
-    return EXIT_FAILED if report.failed else EXIT_OK
+    return EXIT_FAILED if report.failed else 0
 
 
 def _check(options: RunOptions) -> None:
@@ -94,8 +92,6 @@ def _check(options: RunOptions) -> None:
     options.cluster.check()
     if options.ip_addr is not None:
         log.warning("--ip-addr has no effect: this client dials its nodes")
-    if options.cluster.secret:
-        log.warning("--secret can be seen by all who list processes; prefer --secret-file")
 
 
 def _await_all(report: Report, cluster: Any, live: Any) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from dispy_trio.errors import DispyError
 from dispy_trio.texts import fit_encoding
 
-__all__ = ["remark", "say"]
+__all__ = ["remark", "say", "spell"]
 
 
 def say(text: str) -> None:
@@ -38,6 +39,14 @@ def remark(text: str) -> None:
         OSError: it can't be written; BrokenPipeError when nobody reads it.
     """
     _write(sys.stderr, text)
+
+
+def spell(value: Any, how: Callable[[Any], str] = repr) -> str:
+    """A result as text; it may be of the user's own making, and raise anything."""
+    try:
+        return how(value)
+    except Exception as exc:
+        return f"<{type(value).__qualname__} that can't be shown: {type(exc).__name__}>"
 
 
 def _write(stream: TextIO | None, text: str) -> None:

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 __all__ = [
     "CONNECT_TIMEOUT",
     "HOURS",
+    "SECRET_SEEN",
     "TRUST",
     "Certfile",
     "Command",
@@ -30,6 +31,9 @@ __all__ = [
 
 CONNECT_TIMEOUT = 30
 """Seconds to wait for a first node."""
+
+SECRET_SEEN = "--secret can be seen by all who list processes; prefer --secret-file"
+"""What to say to who uses it."""
 
 # Headings in the help.
 TRUST = "Who may use it"

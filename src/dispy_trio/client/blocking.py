@@ -36,6 +36,7 @@ from dispy_trio.client.optioned import OptionedCluster
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.tables import status_lines
 from dispy_trio.client.thread import ClusterThread
+from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed, ClusterFailed, DispyError
@@ -414,32 +415,31 @@ class JobCluster(Generic[P, T]):
     def as_completed(
         self, jobs: Iterable[DispyJob[T]], *, progress: bool = False
     ) -> Iterator[DispyJob[T]]:
-        """Yield the jobs in the order in which they end.
+        """Yield the jobs, each once, in the order in which they end.
 
         Args:
-            jobs: to wait for.
+            jobs: to wait for; also of several clusters.
             progress: show a bar on stderr, if that is a terminal.
         """
         if not progress:
             return self._as_completed(jobs)
         from dispy_trio.client.progress import Counter
 
-        given = list(jobs)
+        given = dict.fromkeys(jobs)
         counter = Counter(len(given))
         return self._with_bar(self._as_completed(given), counter, counter.took_job)
 
     def _as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
         done: SimpleQueue[UserJob[Any]] = SimpleQueue()
-        given = list(jobs)
-        for job in given:
+        pending = dict.fromkeys(jobs)
+        for job in pending:
             if not job.add_waiter(done.put):
                 # Both may happen at the very moment it ends; below each is taken once.
                 done.put(job)
-        seen: set[int] = set()
-        while len(seen) < len(given):
+        while pending:
             ended: Any = done.get()
-            if ended.number not in seen:
-                seen.add(ended.number)
+            if ended in pending:
+                del pending[ended]
                 yield ended
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> bool:
@@ -523,6 +523,7 @@ class JobCluster(Generic[P, T]):
                     raise failure
         finally:
             for job, _ in stream.pending:
+                look_at(job)  # Nobody else can.
                 if not job.ended:
                     self.cancel(job)
 
@@ -721,8 +722,7 @@ class JobCluster(Generic[P, T]):
         """The nodes, and how many jobs have not ended."""
         thread = self._thread
         thread.check_process()
-        assert thread.engine is not None
-        return ClusterStatus(thread.engine.dispy_nodes(), max(0, thread.number - thread.ended))
+        return ClusterStatus(self._nodes(), max(0, thread.number - thread.ended))
 
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes and what they did.

@@ -25,6 +25,7 @@ from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
@@ -186,12 +187,13 @@ class Cluster(Generic[P, T]):
                     raise failure
         finally:
             for job, _ in stream.pending:
+                look_at(job)  # Nobody else can.
                 job.cancel()
 
     def as_completed(
         self, jobs: Iterable[JobHandle[T]], *, progress: bool = False
     ) -> AsyncGenerator[JobHandle[T], None]:
-        """Yield the jobs in the order in which they end.
+        """Yield the jobs, each once, in the order in which they end.
 
         Args:
             jobs: to wait for.
@@ -199,7 +201,7 @@ class Cluster(Generic[P, T]):
         """
         if not progress:
             return self._as_completed(jobs)
-        given = list(jobs)
+        given = dict.fromkeys(jobs)
         counter = Counter(len(given))
         return self._with_bar(self._as_completed(given), counter, counter.took_job)
 
@@ -208,7 +210,7 @@ class Cluster(Generic[P, T]):
     ) -> AsyncGenerator[JobHandle[T], None]:
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0
-        for job in jobs:
+        for job in dict.fromkeys(jobs):
             waiting += 1
             seen = trio.Event()
 
@@ -362,7 +364,7 @@ async def open_cluster(
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.
-    choice = await trio.to_thread.run_sync(choose_nodes, nodes)
+    choice = await trio.to_thread.run_sync(choose_nodes, nodes, abandon_on_cancel=True)
     settings = ClusterSettings(
         choice,
         cpus,

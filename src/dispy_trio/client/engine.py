@@ -46,8 +46,9 @@ from dispy_trio.compute.packaging import pack_setup_arguments
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
-from dispy_trio.core.nodes import Membership, NodeRecord, NodeState
-from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError
+from dispy_trio.core.nodes import NodeRecord, NodeState
+from dispy_trio.core.placement import NEVER_READY
+from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
 from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
@@ -241,11 +242,12 @@ class Engine:
 
         Jobs are appended meanwhile, and none may be left behind: from before the core looks at the
         queue whoever appends says `wake`. Only those behind a job for which there was no room need
-        not: it and they are looked at when there is some.
+        not: it and they are looked at when there is some. That there are jobs tells nothing: they
+        may have come since the core has looked, from one who has yet to ask for `wants_jobs`.
         """
         self.wants_jobs = True
         commands = self.machine.handle(event, now=now)
-        if self.queue:
+        if self.queue and not self.machine.hungry:
             self.wants_jobs = False
         return commands
 
@@ -498,8 +500,7 @@ class Engine:
         """Does the node run jobs of this cluster, or will it when it is there?"""
         if (node := self.machine.nodes.get(key)) is None:
             return True
-        membership = node.memberships.get(1)
-        refuses = membership in (Membership.REFUSED, Membership.FAILED)
+        refuses = node.memberships.get(1) in NEVER_READY
         return node.allocated and node.state is not NodeState.LOST and not refuses
 
     def manage(self, event: ClusterEvent) -> None:
@@ -753,7 +754,7 @@ async def open_engine(
         ours, others = group.split(Exception)
         if ours is None or others is not None:
             raise
-        failure = ClusterFailed(f"the cluster failed: {_innermost(ours)}")
+        failure = ClusterFailed(f"the cluster failed: {innermost(ours)}")
         raise failure from group
     finally:
         listener.over(failure)
@@ -767,8 +768,3 @@ async def open_engine(
                 await trio.to_thread.run_sync(last.wait, CLOSE_GRACE)
     if error is not None:
         raise error
-
-
-def _innermost(group: BaseExceptionGroup[Exception]) -> Exception:
-    first = group.exceptions[0]
-    return _innermost(first) if isinstance(first, BaseExceptionGroup) else first

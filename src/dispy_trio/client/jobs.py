@@ -48,6 +48,8 @@ TAIL_LINES = 50
 """How much of stderr the error about a job that ended without a result tells, at most."""
 
 _UNREAD: Any = object()
+_FINISHED = JobStatus.Finished
+"""By a name of ours, as each result needs it: Python 3.11 calls a function for a member of an Enum."""
 _adding_waiter = threading.Lock()
 
 
@@ -144,13 +146,14 @@ class UserJob(Job, Generic[T]):
         Raises:
             ResultUnpicklable: the result can't be unpickled in this program.
         """
-        if self.state is JobStatus.ProvisionalResult and self.extras is not None:
-            pickled = self.extras.provisional
+        state = self.state
+        if state is not _FINISHED:
+            # Of a job that failed this tells nothing, and is no look at it.
+            pickled = None
+            if state is JobStatus.ProvisionalResult and self.extras is not None:
+                pickled = self.extras.provisional
             provisional: T | None = None if pickled is None else unpack_result(pickled)
             return provisional
-        if self.state is not JobStatus.Finished:
-            # Of a job that failed this tells nothing, and is no look at it.
-            return None
         if self._value is _UNREAD:
             reply = self.reply
             # Another thread may be reading it too, or drop it: it sets the one before it clears the

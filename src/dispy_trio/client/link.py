@@ -33,11 +33,11 @@ __all__ = ["NodeLink"]
 
 FIRST_RETRY = 0.1
 LAST_RETRY = 5.0
+"""Seconds between attempts to reach a node: doubled each time, up to this."""
 ODD_LIMIT = 3
 """Sessions in a row that a node may break the protocol in before its jobs are given up."""
 SPARE_SEGMENTS = 4
 """Memory files kept for large arguments: fresh pages cost more than copying into old ones."""
-"""Seconds between attempts to reach a node: doubled each time, up to this."""
 KEPT_OUTPUT = 1024 * 1024
 """Bytes of output from which it stays in the memory that it came in, until it is looked at."""
 

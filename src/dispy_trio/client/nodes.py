@@ -255,9 +255,7 @@ def to_allocation(node: Any) -> NodeAllocate:
         known = {"host", "port", "cpus", "depends", "setup_args"}
         if unknown := set(node) - known:
             raise ValueError(f"node {node!r}: {sorted(unknown)} are not among {sorted(known)}")
-        if "host" not in node:
-            raise ValueError(f"node {node!r} has no host")
-        return NodeAllocate(**node)
+        return NodeAllocate(**{"host": "*", **node})
     raise TypeError(
         f"a node is a str, a tuple, a dict, a NodeAllocate or a DispyNode, not"
         f" {type(node).__name__}"
@@ -509,7 +507,12 @@ def allocate(
             continue
         # It may be the user's own code, which returns anything.
         cpus: object = candidate.allocate(
-            cluster, host, record.name, record.offered, _avail_info(record.status), record.platform
+            cluster,
+            host,
+            record.name,
+            record.offered,
+            avail_info=_avail_info(record.status),
+            platform=record.platform,
         )
         if not isinstance(cpus, int):
             raise TypeError(
@@ -520,5 +523,6 @@ def allocate(
             if not isinstance(arguments, tuple):
                 # `allocate` may set anything.
                 arguments = tuple(arguments) if isinstance(arguments, list) else (arguments,)
-            return Allocation(min(cpus, record.offered), list(candidate.depends), arguments)
+            # True is a number, too, but not on the wire.
+            return Allocation(min(int(cpus), record.offered), list(candidate.depends), arguments)
     return None

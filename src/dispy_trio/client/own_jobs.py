@@ -44,6 +44,7 @@ class OwnJob(DispyJob[Any]):
     start_time: Any = _Settable()
     end_time: Any = _Settable()
     ip_addr: Any = _Settable()
+    host: Any = ip_addr
     finish: Any = _Settable()
 
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, frozen
 
-from dispy_trio.client.unseen import FAILED
+from dispy_trio.client.unseen import has_failed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,7 +64,7 @@ class Counter:
     def ended(self, jobs: Sequence[Any], again: bool) -> None:
         """These jobs have ended; with `again` for the second time, after having been abandoned."""
         # Their state, and not their status: nobody has looked at them yet.
-        failed = sum(job.state in FAILED for job in jobs)
+        failed = sum(map(has_failed, jobs))
         self.failed += failed - (len(jobs) if again else 0)
         self.done += 0 if again else len(jobs)
 

@@ -23,9 +23,10 @@ from dispy_trio.texts import NOTE_LIMIT
 if TYPE_CHECKING:
     from dispy_trio.client.jobs import UserJob
 
-__all__ = ["FAILED", "Unseen", "failure_line", "look_at"]
+__all__ = ["FAILED", "Unseen", "failure_line", "has_failed", "look_at"]
 
 FAILED = frozenset({JobStatus.Terminated, JobStatus.Abandoned})
+_CANCELLED = frozenset({Outcome.CANCELLED, Outcome.INTERRUPTED})
 MOST_LINES = 100
 """Failed jobs of which more than the number is kept."""
 
@@ -57,8 +58,8 @@ class Unseen:
         if not self.wanted:
             return
         for job in jobs:
-            if job.state not in FAILED or job.cancelling:
-                continue  # Whoever cancelled it knows.
+            if not has_failed(job):
+                continue
             line = ""
             if len(self._lines) < MOST_LINES:
                 # An id may be anything, and so may its repr.
@@ -90,6 +91,11 @@ class Unseen:
             log.warning(
                 "cluster %s: %d of %d jobs failed;%s see job.exception", name, count, total, first
             )
+
+
+def has_failed(job: UserJob[Any]) -> bool:
+    """Has it ended without a result, and not because somebody has cancelled it?"""
+    return job.state in FAILED and not (job.cancelling or job.outcome in _CANCELLED)
 
 
 def look_at(job: UserJob[Any]) -> None:

@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import sys
+import threading
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,6 +159,19 @@ def _definition_of(element: Any, parameter: str) -> Any:
     return kind
 
 
+_registering = threading.RLock()
+"""What is registered is so for all threads: one at a time, so that none takes away another's."""
+
+
+def _renew_lock() -> None:
+    global _registering
+    _registering = threading.RLock()
+
+
+# A thread that held it is not in the fork.
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 @contextmanager
 def by_value(
     listed: Iterable[Any], others: Iterable[Any], sources: Collection[str]
@@ -173,26 +187,27 @@ def by_value(
         others: the computation and what belongs to it: if it is installed here, nodes have it too.
         sources: names of the modules that travel.
     """
-    registered: list[types.ModuleType] = []
-    known = cloudpickle.list_registry_pickle_by_value()
-    for thing, is_listed in [*((t, True) for t in listed), *((t, False) for t in others)]:
-        while isinstance(thing, functools.partial):
-            thing = thing.func
-        name = getattr(thing, "__module__", None) or "__main__"
-        module = sys.modules.get(name)
-        if module is None or name in sources or name in known or name == "__main__":
-            continue
-        if name.partition(".")[0] in sys.stdlib_module_names or module in registered:
-            continue
-        if not is_listed and is_installed(module):
-            continue
-        cloudpickle.register_pickle_by_value(module)
-        registered.append(module)
-    try:
-        yield
-    finally:
-        for module in registered:
-            cloudpickle.unregister_pickle_by_value(module)
+    with _registering:
+        registered: list[types.ModuleType] = []
+        known = cloudpickle.list_registry_pickle_by_value()
+        for thing, is_listed in [*((t, True) for t in listed), *((t, False) for t in others)]:
+            while isinstance(thing, functools.partial):
+                thing = thing.func
+            name = getattr(thing, "__module__", None) or "__main__"
+            module = sys.modules.get(name)
+            if module is None or name in sources or name in known or name == "__main__":
+                continue
+            if name.partition(".")[0] in sys.stdlib_module_names or module in registered:
+                continue
+            if not is_listed and is_installed(module):
+                continue
+            cloudpickle.register_pickle_by_value(module)
+            registered.append(module)
+        try:
+            yield
+        finally:
+            for module in registered:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def unimported_names(objects: Iterable[Any]) -> list[str]:

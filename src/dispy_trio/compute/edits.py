@@ -17,7 +17,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_edited"]
+__all__ = ["all_codes", "codes_of", "is_edited"]
 
 _SLACK = 1.0
 """Seconds by which times of files and of processes may differ."""
@@ -48,9 +48,10 @@ def is_edited(module: types.ModuleType, path: Path, text: str) -> bool:
         now = compile(text, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return True
-    present = {_content(code) for code in _all_codes(now)}
-    if any(_content(code) not in present for code in _loaded_codes(module)):
-        return True
+    present = {_content(code) for code in all_codes(now)}
+    for code in codes_of(module):
+        if code.co_filename == module.__file__ and _content(code) not in present:
+            return True
     then = _compiled_code(module, status)
     return then is not None and _content(then) != _content(now)
 
@@ -82,15 +83,16 @@ def _shown(constant: object) -> str:
     return repr(constant)
 
 
-def _all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A code, and those within it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _all_codes(constant)
+            yield from all_codes(constant)
 
 
-def _loaded_codes(module: types.ModuleType) -> Iterator[types.CodeType]:
-    """Of the functions and methods that were defined in its text."""
+def codes_of(module: types.ModuleType) -> Iterator[types.CodeType]:
+    """Of the functions that a module has, and of the methods of its own classes."""
     values = list(vars(module).values())
     for value in list(values):
         if isinstance(value, type) and value.__module__ == module.__name__:
@@ -99,9 +101,7 @@ def _loaded_codes(module: types.ModuleType) -> Iterator[types.CodeType]:
         function = getattr(value, "fget", value) if isinstance(value, property) else value
         function = getattr(function, "__func__", function)
         if isinstance(function, types.FunctionType):
-            code = function.__code__
-            if code.co_filename == module.__file__:
-                yield code
+            yield function.__code__
 
 
 def _compiled_code(module: types.ModuleType, status: os.stat_result) -> types.CodeType | None:

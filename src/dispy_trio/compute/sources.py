@@ -8,6 +8,7 @@ it runs, what these modules import by name from under the same directory is take
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import importlib.util
 import sys
@@ -21,7 +22,7 @@ from attrs import define, field, frozen
 from dispy_trio.child.homes import MAINS
 from dispy_trio.child.importer import Source
 from dispy_trio.compute import trees
-from dispy_trio.compute.edits import is_edited
+from dispy_trio.compute.edits import all_codes, codes_of, is_edited
 from dispy_trio.logs import log
 
 __all__ = ["Sources", "is_installed", "module_sources", "own_sources"]
@@ -75,6 +76,8 @@ def own_sources() -> Sources:
             elif project.owns(path):
                 project.add(name, path)
                 _warn_if_edited(module, path, project)
+        elif name in MAINS:
+            project.follow_functions(module)
     project.follow_all()
     return project.finish()
 
@@ -205,6 +208,14 @@ class _Project:
         for statement in _statements(tree):
             for imported in _imported_names(statement, package):
                 self._add_by_name(imported)
+
+    def follow_functions(self, module: ModuleType) -> None:
+        """The same for a module whose text is not to be had: typed in, or given with ``-c``."""
+        for function in codes_of(module):
+            for code in all_codes(function):
+                for instruction in dis.get_instructions(code):
+                    if instruction.opname == "IMPORT_NAME" and instruction.argval:
+                        self._add_by_name(str(instruction.argval))
 
     def _add_by_name(self, name: str) -> None:
         """Add a module that is not loaded, when its file lies under our directory."""

@@ -31,12 +31,20 @@ from dispy_trio.core import events as e
 from dispy_trio.core.aside import Deadlines, extras_of
 from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
-from dispy_trio.core.placement import NODES_SHOWN, ComputationRecord, Placement, late_text
+from dispy_trio.core.placement import (
+    NEVER_READY,
+    NODES_SHOWN,
+    ComputationRecord,
+    Placement,
+    late_text,
+)
 from dispy_trio.models import Job, JobExtras, JobStatus, Outcome
 from dispy_trio.texts import to_bytes
 
 __all__ = ["ClusterEvent", "ClusterMachine", "ComputationRecord"]
 
+_FINISHED = JobStatus.Finished
+"""By a name of ours, as each job needs it: Python 3.11 calls a function for a member of an Enum."""
 MAX_SENDS = 5
 """Tries to send a job whose files go before it."""
 MAX_REOPENINGS = 3
@@ -283,7 +291,7 @@ class ClusterMachine(Placement):
                 job.output = outputs.get(number)
             # Last: another thread may look at it, and then at all else.
             if outcome == 0:
-                job.state = JobStatus.Finished
+                job.state = _FINISHED
             else:
                 job.state = status_of(outcome)
                 failed.append(job)
@@ -500,8 +508,11 @@ class ClusterMachine(Placement):
             case e.NodeAllocated():
                 node.allocated = True
                 for record in self.computations.values():
-                    if node.memberships.get(record.number) is Membership.REFUSED:
+                    membership = node.memberships.get(record.number)
+                    if membership is Membership.REFUSED:
                         del node.memberships[record.number]
+                    elif membership is Membership.CLOSING:
+                        node.reopening.add(record.number)
                     self._prepare(node, record)
             case e.NodeDeallocated():
                 node.allocated = False
@@ -660,10 +671,7 @@ class ClusterMachine(Placement):
         number = record.number
         if any(
             n.state is NodeState.DISCONNECTED
-            or (
-                n.state is NodeState.CONNECTED
-                and n.memberships.get(number) not in (Membership.FAILED, Membership.REFUSED)
-            )
+            or (n.state is NodeState.CONNECTED and n.memberships.get(number) not in NEVER_READY)
             for n in self.nodes.values()
         ):
             return
@@ -759,7 +767,7 @@ class ClusterMachine(Placement):
             if membership is Membership.CLOSING and not record.terminating:
                 continue
             if node.state is NodeState.CONNECTED:
-                if membership in (Membership.FAILED, Membership.REFUSED):
+                if membership in NEVER_READY:
                     del node.memberships[record.number]
                 else:
                     node.memberships[record.number] = Membership.CLOSING

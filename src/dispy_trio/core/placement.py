@@ -117,6 +117,8 @@ class Placement:
     """Nodes that can't be reached now, and may come."""
     refusals: dict[str, str] = field(factory=dict)
     """Node to reason, of those that refuse us for good."""
+    hungry: bool = True
+    """When the queues were last looked at, there was room for more than was found."""
     _recall_at: float = math.inf
     _slots: int = 0
     """Slots of all nodes that are given jobs."""
@@ -297,6 +299,7 @@ class Placement:
     def _dispatch(self, now: float) -> None:
         """Give jobs to every node with room, free slots first."""
         live = [r for r in self.computations.values() if r.queue or r.waiting_aside]
+        self.hungry = not live
         if live and len(self.nodes) == 1:
             # Nothing to weigh: the common case, and the one in which a lone job hurries.
             (node,) = self.nodes.values()
@@ -316,7 +319,10 @@ class Placement:
     def _refill(self, node: NodeRecord, now: float) -> None:
         """One node has ended jobs: the only one whose room has changed."""
         for record in self.computations.values():
-            if not (record.queue or record.waiting_aside) or not self._may_give(node, record):
+            if not (record.queue or record.waiting_aside):
+                self.hungry = True
+                continue
+            if not self._may_give(node, record):
                 continue
             room = self._room(node, record)
             # Wait until a good batch fits, unless slots would run dry.
@@ -445,6 +451,7 @@ class Placement:
                 try:
                     job = queue.popleft()
                 except IndexError:
+                    self.hungry = True
                     count = 0
                     break
                 if job.state in ENDED:
@@ -484,6 +491,8 @@ class Placement:
                         ),
                     )
                 )
+        if count > 0:
+            self.hungry = True
 
     @staticmethod
     def _has_bulk_room(node: NodeRecord, job: Job) -> bool:

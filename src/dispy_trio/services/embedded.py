@@ -62,11 +62,10 @@ def _read_line(lifeline: socket.socket) -> bytes:
 
 def _tell_failure(lifeline: socket.socket, exc: BaseException) -> None:
     """Tell our client in a line why we end; it sees whether we were up before."""
-    from dispy_trio.errors import LocalError
+    from dispy_trio.errors import LocalError, innermost
     from dispy_trio.texts import fit_note
 
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
+    exc = innermost(exc)
     text = f"{exc}" if isinstance(exc, LocalError) else f"{type(exc).__name__}: {exc}"
     failure = {"failure": fit_note(text), "is_local": isinstance(exc, LocalError)}
     try:

@@ -10,6 +10,7 @@ import pytest
 
 import dispy_trio
 from dispy_trio.cli.reach import ClusterOptions, open_cluster, submitter
+from dispy_trio.cli.vocabulary import SECRET_SEEN
 from dispy_trio.errors import ConnectError, LocalError
 
 
@@ -66,6 +67,14 @@ def test_an_error_of_the_library_s_own_stays_what_it_is(monkeypatch: pytest.Monk
     monkeypatch.setattr(dispy_trio, "JobCluster", refuse, raising=False)
     with pytest.raises(ConnectError):
         open_cluster(ClusterOptions(), abs)
+
+
+def test_a_secret_that_others_can_see_is_told_by_all_commands_that_use_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispy_trio, "JobCluster", lambda *_args, **_kwargs: None, raising=False)
+    open_cluster(ClusterOptions(secret="s"), abs)
+    assert caplog.messages == [SECRET_SEEN]
 
 
 class FakeCluster:

@@ -23,7 +23,7 @@ from dispy_trio.client import thread as thread_module
 from dispy_trio.client.blocking import JobCluster
 from dispy_trio.client.callbacks import Notifier
 from dispy_trio.client.ears import ClusterEars
-from dispy_trio.client.jobs import DispyJob
+from dispy_trio.client.jobs import DispyJob, SubmittedJob
 from dispy_trio.client.nodes import DispyNode, choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
 from dispy_trio.client.thread import ClusterThread
@@ -208,6 +208,14 @@ def test_no_job_is_lost_between_being_taken_and_being_refused(
     assert all(job.status == DispyJob.Finished for job in taken)
 
 
+def test_jobs_come_once_each_also_of_several_clusters(make: Make) -> None:
+    first, second = make(), make()
+    jobs = [first.submit(1), second.submit(1)]
+    assert [job.number for job in jobs] == [1, 1]
+    ended = list(first.as_completed([*jobs, *jobs]))
+    assert sorted(ended, key=jobs.index) == jobs
+
+
 def test_a_job_that_is_counted_while_the_engine_ends_keeps_nobody_waiting(make: Make) -> None:
     cluster = make()
     thread = cluster._thread
@@ -334,6 +342,26 @@ def test_the_thread_of_callbacks_survives_whatever_they_raise(
     cluster.submit(3)
     assert cluster.close() is True
     assert told == [1, 2, 3, 4]
+
+
+def test_a_job_that_comes_when_the_engine_has_ended_keeps_nobody_waiting(make: Make) -> None:
+    cluster = make()
+    thread = cluster._thread
+    thread.number += 1
+    returned: SimpleQueue[bool] = SimpleQueue()
+    waiting = threading.Thread(target=lambda: returned.put(cluster.wait()), daemon=True)
+    waiting.start()
+    while not thread.drained._waiters:  # type: ignore[attr-defined]
+        waiting.join(0.01)
+    thread.end_late(SubmittedJob(1, b""))
+    assert returned.get(timeout=LIMIT)
+
+
+def test_its_status_can_be_asked_for_while_it_waits_for_a_first_node(make: Make) -> None:
+    cluster = make()
+    engine, cluster._thread.engine = cluster._thread.engine, None
+    assert cluster.status() == ([], 0)
+    cluster._thread.engine = engine
 
 
 def test_a_callback_may_wait_and_close(make: Make) -> None:

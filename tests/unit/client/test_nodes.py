@@ -146,3 +146,28 @@ def test_a_pattern_may_be_of_names_which_only_nodes_know(
     assert is_meant(choice.allocations, record("10.0.0.1:9701", "rack1-7"))
     assert not is_meant(choice.allocations, record("10.0.0.1:9701", "rack2-7"))
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_allocate_is_called_with_keywords_as_in_dispy() -> None:
+    class Turned(NodeAllocate):
+        def allocate(self, cluster: Any, ip_addr: str, name: str, cpus: int, **told: Any) -> int:
+            assert told == {"avail_info": None, "platform": ""}
+            return 1
+
+    allocation = allocate([Turned("10.0.0.7")], None, record("10.0.0.7:9701"))
+    assert allocation is not None
+    assert allocation.cpus == 1
+
+
+def test_an_allocate_that_returns_true_takes_one_slot() -> None:
+    class Willing(NodeAllocate):
+        def allocate(self, *args: Any, **kwargs: Any) -> int:
+            return True
+
+    allocation = allocate([Willing("*")], None, record("10.0.0.7:9701"))
+    assert allocation is not None
+    assert type(allocation.cpus) is int
+
+
+def test_a_dict_without_a_host_means_all_nodes_as_in_dispy() -> None:
+    assert (n.to_allocation({"cpus": 2}).host, n.to_allocation({"cpus": 2}).cpus) == ("*", 2)

@@ -31,6 +31,8 @@ def test_a_program_may_make_a_job_and_fill_it_in(kwargs: Any) -> None:
     )
     assert (job.status, job.start_time, job.end_time) == (11, 1.0, 2.0)
     assert job.ip_addr == job.host == "10.0.0.1"
+    job.host = "10.0.0.2"
+    assert job.ip_addr == job.host == "10.0.0.2"
     job.result = None
     assert job.result is None
 

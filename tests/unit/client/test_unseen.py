@@ -96,6 +96,9 @@ def test_what_did_not_fail_and_what_callbacks_hear_of_is_not_counted(
     unseen = Unseen()
     cancelled: SubmittedJob[int] = SubmittedJob(1, None, state=JobStatus.Cancelled)
     unseen.add([cancelled])
+    interrupted = failed(3)
+    interrupted.outcome, interrupted.reply = Outcome.INTERRUPTED, b"cancelled while it ran"
+    unseen.add([interrupted])
     unseen.wanted = False
     unseen.add([failed(2)])
     assert told(unseen, caplog) == []
@@ -108,16 +111,6 @@ def test_a_long_error_is_a_line(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = told(unseen, caplog)
     assert len(line) < 3000
     assert "\n" not in line
-
-
-def test_a_job_that_was_cancelled_while_it_ran_has_not_failed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    unseen = Unseen()
-    job = failed(1, "cancelled while it ran")
-    job.cancelling = True
-    unseen.add([job])
-    assert told(unseen, caplog) == []
 
 
 class Trap:
@@ -160,3 +153,13 @@ def test_an_id_whose_repr_raises_is_no_hindrance(caplog: pytest.LogCaptureFixtur
     (line,) = told(unseen, caplog)
     assert "<Trap instance at 0x" in line
     assert line.endswith(", ZeroDivisionError: division by zero; see job.exception")
+
+
+def test_a_job_that_was_cancelled_while_it_ran_has_not_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unseen = Unseen()
+    job = failed(1, "cancelled while it ran")
+    job.cancelling = True
+    unseen.add([job])
+    assert told(unseen, caplog) == []

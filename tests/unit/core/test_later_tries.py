@@ -138,6 +138,15 @@ def test_jobs_on_a_node_that_is_being_closed_end_when_all_is_closed_by_force() -
     assert client.tell(e.CloseRequested(1, True)) == [messages.CloseComputation(1, True)]
 
 
+def test_a_node_that_is_allocated_while_it_is_being_closed_is_opened_after_that() -> None:
+    client = Client()
+    client.tell(e.NodeRetired("n", 1, terminate=False, again=False))
+    client.tell(e.NodeAllocated("n"))
+    assert client.machine.nodes["n"].memberships == {1: Membership.CLOSING}
+    client.hear(messages.ComputationClosed(1))
+    assert client.machine.nodes["n"].memberships == {1: Membership.PREPARING}
+
+
 def test_what_is_opened_while_only_its_files_are_removed_is_opened_after_that() -> None:
     node = Node()
     node.tell(e.MessageReceived(CLIENT, messages.CloseComputation(1, True)))

@@ -194,12 +194,6 @@ class ClusterThread:
             job.announce()
             if self.notifier is not None:
                 self.notifier.ended([job])
-<<<<<<< HEAD
-=======
-        with self.drained:
-            self.ended = self.number
-            self.drained.notify_all()
->>>>>>> s-dispy
 
     def running(self) -> Engine:
         """The engine.

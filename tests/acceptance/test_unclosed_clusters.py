@@ -210,7 +210,8 @@ else:
     world.wait_until_gone()
 
 
-def test_ctrl_c_ends_a_program_whose_cluster_has_not_started(world: World) -> None:
+@pytest.mark.parametrize("what", ["interrupt", "error"])
+def test_a_program_ends_whose_cluster_has_not_started(world: World, what: str) -> None:
     """What starts it may itself be slow: then the program comes to its end before it has."""
     script = (
         PRELUDE
@@ -219,18 +220,26 @@ import signal
 from dispy_trio.client.thread import ClusterThread
 
 start = ClusterThread._run
+begun = threading.Event()
 
 def start_late(self):
-    os.kill(os.getpid(), signal.SIGINT)
+    begun.set()
+    if sys.argv[1] == "interrupt":
+        os.kill(os.getpid(), signal.SIGINT)
     wait_for(lambda: not threading.main_thread().is_alive())
     start(self)
 
 ClusterThread._run = start_late
-JobCluster(abs)
+if sys.argv[1] == "interrupt":
+    JobCluster(abs)
+threading.Thread(target=lambda: JobCluster(abs, nodes=["127.0.0.1:1"]), daemon=True).start()
+begun.wait()
+raise ValueError("mine")
 """
     )
-    program = world.start(sys.executable, world.write("program.py", script))
+    program = world.start(sys.executable, world.write("program.py", script), what)
     _, err = program.communicate(timeout=LIMIT)
     assert err.count("Traceback") == 1
-    assert err.endswith("\nKeyboardInterrupt\n")
+    last = {"interrupt": "KeyboardInterrupt", "error": "ValueError: mine"}[what]
+    assert err.endswith(f"\n{last}\n")
     world.wait_until_gone()

@@ -431,7 +431,8 @@ def _close_at_exit() -> None:
     interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     failed = _has_failed()
     for thread in list(_running):
-        if failed and not interrupted and thread.embedded is None:
+        elsewhere = thread.engine is not None and thread.embedded is None
+        if failed and not interrupted and elsewhere:
             if left := thread.leave_running():
                 sys.stderr.write(f"cluster {thread.name} was not closed: {left}\n")
             continue

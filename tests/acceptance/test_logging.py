@@ -34,7 +34,7 @@ for cluster in (chatty, usual, quiet):
     job = cluster.submit(1)
     assert job() == 2
     cluster.cancel(job)
-    assert cluster.allocate_node({}) == -1
+    assert cluster.allocate_node(17) == -1
     cluster.close()
 dispy.logger.error("below the level of the cluster made last")
 dispy.logger.critical("ended")

@@ -56,13 +56,13 @@ def release(results: Sequence[WorkerResult]) -> None:
             os.close(result.segment)
 
 
-def parse_call(data: bytes) -> object:
+def parse_call(data: bytes) -> dict[object, object] | None:
     """What was asked, as JSON; None when it is none."""
     try:
         parsed: object = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return parsed
+    return parsed if isinstance(parsed, dict) else None
 
 
 async def read_attached(descriptors: Sequence[int]) -> bytes | None:

@@ -141,7 +141,8 @@ def install_as_users_do(session: nox.Session) -> None:
 def acceptance(session: nox.Session) -> None:
     """Real processes on real sockets, run from the wheel that users would install."""
     install_as_users_do(session)
-    tests = ["tests/acceptance", f"--ignore={MACHINES}"]
+    # Tests of one file share nodes.
+    tests = ["--numprocesses=2", "--dist=loadfile", "tests/acceptance", f"--ignore={MACHINES}"]
     session.run("python", "-m", "pytest", *(session.posargs or tests))
 
 

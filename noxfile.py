@@ -12,7 +12,7 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 MACHINES = "tests/acceptance/test_namespaces.py"
-EARLY_TESTS = ["--numprocesses=2", "tests/integration", "tests/acceptance/test_errors.py"]
+EARLY_TESTS = ["--numprocesses=2", "tests/simulation", "tests/acceptance/test_errors.py"]
 CODE = ["src", "tests", "examples", "benchmarks", "noxfile.py"]
 
 # What ruff does not have: awaits in finally blocks, swallowed cancellation, order of nurseries.
@@ -24,6 +24,9 @@ ASYNC_RULES = [
     "--per-file-ignores=src/dispy_trio/child/*:ASYNC",  # Trio never runs there
     "--startable-in-context-manager=run,run_node,run_relay,run_scheduler",
 ]
+
+# Tests start thousands of processes: each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["lint", "types", "tests", "acceptance", "machines"]

@@ -12,6 +12,14 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 MACHINES = "tests/acceptance/test_namespaces.py"
+OWN_INTERPRETERS = [
+    "tests/integration",
+    *(
+        f"--ignore=tests/integration/test_{name}.py"
+        for name in ("odd_messages", "peer", "strangers")
+    ),
+]
+"""Tests that start processes."""
 EARLY_TESTS = ["--numprocesses=2", "tests/simulation", "tests/acceptance/test_errors.py"]
 CODE = ["src", "tests", "examples", "benchmarks", "noxfile.py"]
 
@@ -116,8 +124,8 @@ def tests(session: nox.Session) -> None:
     What needs no interpreter of its own runs on the oldest and the newest only.
     """
     session.install("-e", ".", *group("test"))
-    folders = [] if session.python in (PYTHONS[0], PYTHONS[-1]) else ["tests/integration"]
-    session.run("python", "-m", "pytest", *(session.posargs or ["--numprocesses=2", *folders]))
+    few = [] if session.python in (PYTHONS[0], PYTHONS[-1]) else OWN_INTERPRETERS
+    session.run("python", "-m", "pytest", *(session.posargs or ["--numprocesses=2", *few]))
 
 
 if EARLY_PYTHON is not None:

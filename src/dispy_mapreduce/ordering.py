@@ -29,7 +29,10 @@ def rank(key: Any) -> tuple[Any, ...]:
     """What to compare instead of the key; keys that are equal have equal ranks."""
     if isinstance(key, str):
         return (2, str(key))
-    if isinstance(key, Real):
+    if isinstance(key, complex) and not key.imag:
+        key = key.real
+    # Decimals are among the numbers too, though no `Real`.
+    if isinstance(key, Real) or hasattr(key, "as_integer_ratio"):
         # NaN equals nothing, itself included: it goes behind all other numbers.
         return (1, key) if key == key else (1.5,)
     if isinstance(key, bytes):

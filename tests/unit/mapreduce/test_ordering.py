@@ -1,5 +1,8 @@
 """Any keys can be put in order, and the quick way agrees with the general one."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +22,21 @@ def test_ranks_order_everything(several):
 def test_equal_keys_have_equal_ranks_and_others_do_not(one, other):
     """Merging groups neighbours: equal keys must be neighbours."""
     assert (one == other) == (rank(one) == rank(other))
+
+
+@pytest.mark.parametrize(
+    "equal",
+    [
+        [1, 1.0, True, Decimal(1), Fraction(1), complex(1)],
+        [0.5, Decimal("0.5"), Fraction(1, 2)],
+        [float("inf"), Decimal("Infinity")],
+        [(1, "a"), (Decimal(1), "a"), (complex(1), "a")],
+        [frozenset({0}), frozenset({False}), frozenset({Decimal(0)})],
+    ],
+)
+def test_equal_numbers_of_any_type_have_one_rank(equal):
+    assert len(set(equal)) == 1
+    assert all(rank(one) == rank(equal[0]) for one in equal)
 
 
 @pytest.mark.parametrize("column", [["b", "a", "é", "Z"], [3, -1, 2], [b"b", b"a"]])

@@ -66,11 +66,11 @@ def inside(folder: Path, everything: bool) -> int:
     logged("debootstrap", "--variant=minbase", RELEASE, str(folder), *mirror())
     connect(folder)
     say("installing " + ", ".join(PACKAGES))
-    prepare = folder / "root" / "prepare.sh"
+    prepare = folder / "srv" / "prepare.sh"
     prepare.write_text(PREPARE.format(packages=" ".join(PACKAGES), port=free_port()))
     clone = folder / "srv" / "dispy_trio"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    logged("chroot", str(folder), "sh", "-e", "/root/prepare.sh")
+    logged("chroot", str(folder), "sh", "-e", "/srv/prepare.sh")
     configure_pip(folder)
 
     chosen = steps()
@@ -126,8 +126,12 @@ def configure_pip(folder: Path) -> None:
     lines = ["[global]", *(f"{name} = {words}" for name, words in options.items()), ""]
     (folder / "etc" / "pip.conf").write_text("\n".join(lines))
     for word in {word for words in options.values() for word in words.split()}:
-        if word.startswith(("/", "file:///")):
-            bring(Path(word.removeprefix("file://")), folder)
+        if word.startswith("file:///"):
+            index = Path(word.removeprefix("file://"))
+            # Pages of an index in files link to packages beside them.
+            bring(index.parent if index.name == "simple" else index, folder)
+        elif word.startswith("/"):
+            bring(Path(word), folder)
 
 
 def mirror() -> list[str]:

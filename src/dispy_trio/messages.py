@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from attrs import field, frozen
+from attrs import astuple, field, fields, frozen
 from msgspec import Meta
 
 from dispy_trio.models import Conditions, Outcome, Seconds, SlotHolder, Slots
@@ -93,31 +93,52 @@ Digits = Annotated[str, Meta(pattern=r"\A[0-9a-f]{0,64}\Z")]
 """Of a digest, or of a token."""
 
 
+@frozen(eq=False, repr=False)
+class _Told:
+    """Compared and shown by its fields.
+
+    Once for all: compiled by attrs for each class, both were half of what importing this costs.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        named = zip(fields(type(self)), self._values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{f.name}={value!r}' for f, value in named)})"
+
+    def _values(self) -> tuple[object, ...]:
+        return astuple(self, recurse=False)
+
+
 # Both ways.
-@frozen
-class Ping:
+@frozen(eq=False, repr=False)
+class Ping(_Told):
     """Are you there? Sent every pulse interval; answered by `Pong` with the same token."""
 
     token: Number
 
 
-@frozen
-class Pong:
+@frozen(eq=False, repr=False)
+class Pong(_Told):
     """I am."""
 
     token: Number
 
 
-@frozen
-class Goodbye:
+@frozen(eq=False, repr=False)
+class Goodbye(_Told):
     """I close this session on purpose; do not wait for me."""
 
     reason: Note = field(converter=fit_note)
 
 
 # Node to client, first thing after the handshake.
-@frozen
-class SessionState:
+@frozen(eq=False, repr=False)
+class SessionState(_Told):
     """What the node still knows of this session: empty on a first contact.
 
     After a reconnect the client compares: what it believes to be on the node and is not listed
@@ -141,8 +162,8 @@ class SessionState:
     is not listed may have run."""
 
 
-@frozen
-class NodeStatus:
+@frozen(eq=False, repr=False)
+class NodeStatus(_Told):
     """What is free on the node and its machine, for who watches it."""
 
     cpu: Percent
@@ -157,16 +178,16 @@ class NodeStatus:
     """Other clients that take slots, those that are away first; the first few of them."""
 
 
-@frozen
-class NodeCpus:
+@frozen(eq=False, repr=False)
+class NodeCpus(_Told):
     """The node has that many slots from now on; with none it takes no new jobs."""
 
     cpus: Slots
 
 
 # Client to node.
-@frozen
-class WatchNode:
+@frozen(eq=False, repr=False)
+class WatchNode(_Told):
     """Send me `NodeStatus` every so many seconds."""
 
     interval: Seconds
@@ -174,8 +195,8 @@ class WatchNode:
     """The first one at once: I need it to decide whether to use the node."""
 
 
-@frozen
-class ComputationOptions:
+@frozen(eq=False, repr=False)
+class ComputationOptions(_Told):
     """How a node runs one computation."""
 
     dest_path: FilePath = field(default=FilePath(""), converter=FilePath)
@@ -197,8 +218,8 @@ class ComputationOptions:
     """Bytes kept of each of a job's stdout and stderr; 0 for all."""
 
 
-@frozen
-class OpenComputation:
+@frozen(eq=False, repr=False)
+class OpenComputation(_Told):
     """Here is a computation; make a template process for it."""
 
     computation: Number
@@ -214,16 +235,16 @@ class OpenComputation:
     """Bytes at the end of the blob that are `options.arguments`."""
 
 
-@frozen
-class SetCpus:
+@frozen(eq=False, repr=False)
+class SetCpus(_Told):
     """Use that many slots for the computation from now on."""
 
     computation: Number
     cpus: Slots
 
 
-@frozen
-class RunJobs:
+@frozen(eq=False, repr=False)
+class RunJobs(_Told):
     """Small jobs, by columns, and acknowledgements that ride along."""
 
     computation: Number
@@ -236,8 +257,8 @@ class RunJobs:
     """Of each of these jobs; None for those that ask for nothing."""
 
 
-@frozen
-class RunBulkJob:
+@frozen(eq=False, repr=False)
+class RunBulkJob(_Told):
     """One job whose argument comes over the bulk connection."""
 
     computation: Number
@@ -252,16 +273,16 @@ class RunBulkJob:
     conditions: Conditions | None = None
 
 
-@frozen
-class CancelJobs:
+@frozen(eq=False, repr=False)
+class CancelJobs(_Told):
     """Stop these, waiting or running. Each still ends with a result."""
 
     numbers: list[Number]
     attempts: list[Annotated[int, Meta(ge=-1, le=2**63 - 1)]]
 
 
-@frozen
-class OfferSegments:
+@frozen(eq=False, repr=False)
+class OfferSegments(_Told):
     """If you can open this descriptor of my process and find the token there, we share a machine,
     and large arguments and results need not be copied through the network."""
 
@@ -270,30 +291,30 @@ class OfferSegments:
     token: Annotated[bytes, Meta(min_length=16, max_length=64)]
 
 
-@frozen
-class AnswerSegments:
+@frozen(eq=False, repr=False)
+class AnswerSegments(_Told):
     """The answer of the node; its `process` is 0 when it can't."""
 
     process: Descriptor
 
 
-@frozen
-class RecallJobs:
+@frozen(eq=False, repr=False)
+class RecallJobs(_Told):
     """Give back up to `count` jobs of this computation that have not started, newest first."""
 
     computation: Number
     count: Number
 
 
-@frozen
-class AckResults:
+@frozen(eq=False, repr=False)
+class AckResults(_Told):
     """These results are safe with me; forget them."""
 
     numbers: list[Number]
 
 
-@frozen
-class CloseComputation:
+@frozen(eq=False, repr=False)
+class CloseComputation(_Told):
     """End the computation: kill what runs when `terminate`, else let it finish first."""
 
     computation: Number
@@ -302,16 +323,16 @@ class CloseComputation:
     """False when it is opened again at once: its files stay."""
 
 
-@frozen
-class AckProvisional:
+@frozen(eq=False, repr=False)
+class AckProvisional(_Told):
     """A provisional result has arrived; `taken` says whether anybody wants it."""
 
     request: Number
     taken: bool
 
 
-@frozen
-class FileAnswer:
+@frozen(eq=False, repr=False)
+class FileAnswer(_Told):
     """What became of a `FileOffered`."""
 
     request: Number
@@ -320,15 +341,15 @@ class FileAnswer:
 
 
 # Node to client.
-@frozen
-class ComputationReady:
+@frozen(eq=False, repr=False)
+class ComputationReady(_Told):
     """The template has loaded the bundle and run its setup."""
 
     computation: Number
 
 
-@frozen
-class ComputationFailed:
+@frozen(eq=False, repr=False)
+class ComputationFailed(_Told):
     """The template could not load the bundle, or setup failed, or it died."""
 
     computation: Number
@@ -337,15 +358,15 @@ class ComputationFailed:
     """It had been ready and then died: opened once more, it may work."""
 
 
-@frozen
-class ComputationClosed:
+@frozen(eq=False, repr=False)
+class ComputationClosed(_Told):
     """Nothing of the computation is left on the node."""
 
     computation: Number
 
 
-@frozen
-class JobsStarted:
+@frozen(eq=False, repr=False)
+class JobsStarted(_Told):
     """These run by now. Jobs that end within milliseconds may never be listed."""
 
     numbers: list[Number]
@@ -353,16 +374,16 @@ class JobsStarted:
     starts: list[Reading]
 
 
-@frozen
-class JobsReturned:
+@frozen(eq=False, repr=False)
+class JobsReturned(_Told):
     """These had not started and will not run here."""
 
     computation: Number
     numbers: list[Number]
 
 
-@frozen
-class JobsFinished:
+@frozen(eq=False, repr=False)
+class JobsFinished(_Told):
     """Ends of jobs, by columns."""
 
     numbers: list[Number]
@@ -385,8 +406,8 @@ class JobsFinished:
     """Number to (descriptor in the node's process, sizes), for the same on one machine."""
 
 
-@frozen
-class JobProvisional:
+@frozen(eq=False, repr=False)
+class JobProvisional(_Told):
     """What a running job wants known before its end; answered by `AckProvisional`."""
 
     number: Number
@@ -397,8 +418,8 @@ class JobProvisional:
     blob: Number
 
 
-@frozen
-class JobProgress:
+@frozen(eq=False, repr=False)
+class JobProgress(_Told):
     """How far a running job says it is."""
 
     number: Number
@@ -407,8 +428,8 @@ class JobProgress:
     text: Note = field(converter=fit_note)
 
 
-@frozen
-class JobOutput:
+@frozen(eq=False, repr=False)
+class JobOutput(_Told):
     """What a running job has written since the last of these."""
 
     number: Number
@@ -417,8 +438,8 @@ class JobOutput:
     stderr: bytes
 
 
-@frozen
-class FileOffered:
+@frozen(eq=False, repr=False)
+class FileOffered(_Told):
     """A running job wants you to have a file: fetch it, and say with `FileAnswer` when it is safe."""
 
     request: Number
@@ -433,8 +454,8 @@ class FileOffered:
 
 
 # Over a connection for files. A client to a node: files that computations and jobs need.
-@frozen
-class PutFile:
+@frozen(eq=False, repr=False)
+class PutFile(_Told):
     """I have a file for a computation; answered by `FileWanted`, `FileStored` or `FileMissing`."""
 
     request: Number
@@ -453,23 +474,23 @@ class PutFile:
     """Seconds since the epoch."""
 
 
-@frozen
-class FileWanted:
+@frozen(eq=False, repr=False)
+class FileWanted(_Told):
     """Send its bytes, right behind this frame's answer."""
 
     request: Number
 
 
-@frozen
-class FileStored:
+@frozen(eq=False, repr=False)
+class FileStored(_Told):
     """It is there, whole and verified."""
 
     request: Number
 
 
 # Node to node, or client to node: files that jobs left on the node that made them.
-@frozen
-class FetchFile:
+@frozen(eq=False, repr=False)
+class FetchFile(_Told):
     """Send me a file you keep."""
 
     request: Number
@@ -477,16 +498,16 @@ class FetchFile:
     """32 hex digits, unguessable: to know it is to be allowed to read it."""
 
 
-@frozen
-class FileFollows:
+@frozen(eq=False, repr=False)
+class FileFollows(_Told):
     """Its bytes come right behind this frame."""
 
     request: Number
     size: Size
 
 
-@frozen
-class FileMissing:
+@frozen(eq=False, repr=False)
+class FileMissing(_Told):
     """It is not here, or not any more."""
 
     request: Number

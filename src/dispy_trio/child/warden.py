@@ -11,6 +11,7 @@ started comes to the node, which ends that (`compute.orphans`).
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import select
@@ -34,6 +35,7 @@ def main() -> None:
     argv holds the descriptor of the template's socket, the supervisor's process id, and the limit
     of descriptors that user code has.
     """
+    gc.disable()  # Of what is imported nothing is garbage.
     descriptor, supervisor, limit = (int(word) for word in sys.argv[1:4])
     del sys.argv[1:]
     try:
@@ -66,6 +68,7 @@ def main() -> None:
 
     from dispy_trio.child.template import Template
 
+    gc.enable()
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     Template(connection).run()

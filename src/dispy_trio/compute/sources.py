@@ -11,6 +11,7 @@ import ast
 import dis
 import functools
 import importlib.util
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -68,12 +69,11 @@ def own_sources() -> Sources:
     for name, module in sorted(_loaded_modules()):
         file = getattr(module, "__file__", None)
         if file and file.endswith(".py"):
-            path = Path(file).resolve()
             if name in MAINS:
                 # Its functions go by value, but what they import has to be there.
                 inside = f"{module.__package__}.{name}" if module.__package__ else name
-                project.follow_imports(inside, path, is_package=False)
-            elif project.owns(path):
+                project.follow_imports(inside, Path(file).resolve(), is_package=False)
+            elif (path := project.place_of(file)) is not None:
                 project.add(name, path)
                 _warn_if_edited(module, path, project)
         elif name in MAINS:
@@ -153,6 +153,23 @@ class _Project:
     """What of ``sys.path`` is ours."""
     _seen: set[str] = field(factory=set)
     """Names looked for."""
+    _places: dict[str, Path | None] = field(factory=dict)
+    """Directories that modules were loaded from, and where they really are; None for foreign ones."""
+
+    def place_of(self, file: str) -> Path | None:
+        """Where a module's file really is; None when it is not ours.
+
+        Hundreds are loaded, from a few directories: each of those is looked at once.
+        """
+        if os.path.islink(file):
+            path = Path(file).resolve()
+            return path if self.owns(path) else None
+        directory, name = os.path.split(file)
+        if directory not in self._places:
+            there = Path(directory).resolve()
+            self._places[directory] = there if self.owns(there / name) else None
+        place = self._places[directory]
+        return None if place is None else place / name
 
     def owns(self, path: Path) -> bool:
         return path.is_relative_to(self.root) and not _is_installed(path, self.installed)

@@ -50,12 +50,11 @@ from dispy_trio.core.nodes import NodeRecord, NodeState
 from dispy_trio.core.placement import NEVER_READY
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
 from dispy_trio.logs import log
-from dispy_trio.models import Job, JobFile, JobStatus
+from dispy_trio.models import Job, JobFile
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
 from dispy_trio.runtime.secret import Secret, choose_secret
-from dispy_trio.texts import to_bytes
 
 if TYPE_CHECKING:
     from dispy_trio.client.progress import Counter
@@ -128,7 +127,8 @@ class Engine:
     links: dict[str, NodeLink] = field(factory=dict)
     closed: trio.Event = field(factory=trio.Event)
     clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
-    _ended: trio.Event = field(factory=trio.Event)
+    _drained: trio.Event = field(factory=trio.Event)
+    """Of those who wait now until no job is pending."""
     _life: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
     _patience: trio.CancelScope = field(factory=trio.CancelScope)
     """For the nodes to tell that nothing is left there; limited once jobs are to be stopped."""
@@ -260,7 +260,7 @@ class Engine:
         match command:
             case c.AnnounceEnded(jobs=jobs, again=again, failed=failed_jobs):
                 self._announce(jobs, again, failed_jobs)
-                self._ended.set()
+                self._tell_drained()
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
                     link.send(message)
@@ -670,10 +670,16 @@ class Engine:
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
-        while self.count_pending():
-            if self._ended.is_set():
-                self._ended = trio.Event()
-            await self._ended.wait()
+        if self.count_pending():
+            await self._drained.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _tell_drained(self) -> None:
+        """When no job is pending, all go on who wait for that, whatever the first of them submits."""
+        if not self.count_pending():
+            self._drained.set()
+            self._drained = trio.Event()
 
     def status(self) -> ClusterStatus:
         """The nodes and the number of jobs queued or sent."""
@@ -681,18 +687,12 @@ class Engine:
 
     def count_pending(self) -> int:
         """The jobs that are queued or sent."""
-        record = self.machine.computations[1]
-        return len(record.queue) + record.outstanding + record.waiting_aside
+        return self.machine.computations[1].pending
 
     def end_left(self, reason: str) -> None:
         """The engine is gone: nobody may wait for a job for ever."""
-        left: list[Any] = [*self.queue, *self.machine.unfinished()]
-        ended = [job for job in left if not job.ended]
-        for job in ended:
-            job.reply = to_bytes(reason)
-            job.state = JobStatus.Abandoned
-            job.payload = None
-        self._announce(ended, again=False, failed=())
+        self._announce(self.machine.give_up(reason), again=False, failed=())
+        self._tell_drained()
 
     def dispy_nodes(self) -> list[DispyNode]:
         """All nodes that were ever reached."""

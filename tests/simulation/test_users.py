@@ -1,18 +1,16 @@
 """Trio programs that use a cluster in any way, and leave it in any way, while nodes fail.
 
 Each block is left within its bound, each handle has ended, and nothing is left on any node that
-answers. ``DISPY_TRIO_SEEDS=2000`` plays that many.
+answers. `tests.soak.users` plays more of them.
 """
 
 from __future__ import annotations
-
-import os
 
 import pytest
 
 from .users import Users
 
-SEEDS = range(int(os.environ.get("DISPY_TRIO_SEEDS", "60")))
+SEEDS = range(60)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -12,6 +12,7 @@ from attrs import define, field
 from dispy_trio.client.cluster import Cluster
 from dispy_trio.client.engine import CLOSE_GRACE, GOODBYE_GRACE
 from dispy_trio.client.handles import JobHandle
+from dispy_trio.client.link import LAST_RETRY
 from dispy_trio.errors import DispyError, JobAbandoned, JobCancelled, JobTerminated
 from dispy_trio.testing import deterministic_run
 
@@ -24,6 +25,8 @@ LEAVING_SECONDS = CLOSE_GRACE + GOODBYE_GRACE
 """That a block may take which is cancelled, or raises."""
 WORKING_SECONDS = 300.0
 """That one may take which is left normally: what is left is run, however often nodes fail."""
+BACK_SECONDS = LAST_RETRY + 5.0
+"""After which a client has a session again with a node that answers."""
 HEALING_SECONDS = 1.0
 """That nodes have to say that they have closed, and to do it."""
 
@@ -133,24 +136,29 @@ class Users:
         for _ in range(self.rng.randint(0, 6)):
             await trio.sleep(self.rng.uniform(0.0, 1.5))
             name = self.rng.choice(self.simulation.node_names)
-            fault = self.rng.choice(["isolate", "reset", "crash"])
-            if fault == "reset":
-                # It may come at any time, and the client not be back before it leaves.
-                self._bad.add(name)
-                self.note_troubles()
-                self.simulation.network.reset_after(name, CLIENT, self.rng.randrange(1, 4000))
-                continue
-            self._bad.add(name)
-            self.note_troubles()
-            if fault == "isolate":
-                self.simulation.network.isolate(name)
-                await trio.sleep(self.rng.choice([0.5, 2.0, 8.0]))
-                self.simulation.network.rejoin(name)
-            else:
-                self.simulation.crash(name)
-                await trio.sleep(self.rng.choice([0.2, 5.0]))
-                self.simulation.network.host(name).revive()
-                await nursery.start(self.simulation.run_node, name)
+            if name not in self._bad:
+                nursery.start_soon(self.fail_node, nursery, name)
+
+    async def fail_node(self, nursery: trio.Nursery, name: str) -> None:
+        network = self.simulation.network
+        fault = self.rng.choice(["isolate", "reset", "crash"])
+        self._bad.add(name)
+        self.note_troubles()
+        if fault == "isolate":
+            network.isolate(name)
+            await trio.sleep(self.rng.choice([0.5, 2.0, 8.0]))
+            network.rejoin(name)
+        elif fault == "reset":
+            network.reset_after(name, CLIENT, self.rng.randrange(1, 4000))
+            await trio.sleep(self.rng.choice([0.5, 5.0]))
+            network.link(name, CLIENT).breaks_at = math.inf
+        else:
+            self.simulation.crash(name)
+            await trio.sleep(self.rng.choice([0.2, 5.0]))
+            network.host(name).revive()
+            await nursery.start(self.simulation.run_node, name)
+        await trio.sleep(BACK_SECONDS)
+        self._bad.remove(name)
 
     def note_troubles(self) -> None:
         if trio.current_time() >= self.left_at:

@@ -189,3 +189,10 @@ def soak(session: nox.Session) -> None:
     """Ten minutes of an honest client beside one that hurts, on one node."""
     session.install("-e", ".", *group("test"))
     session.run("python", "-m", "tests.soak.neighbours", *session.posargs)
+
+
+@nox.session
+def seeds(session: nox.Session) -> None:
+    """Two thousand programs that use a cluster while nodes fail, in virtual time."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-W", "error", "-m", "tests.soak.users", *session.posargs)

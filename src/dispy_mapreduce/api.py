@@ -182,7 +182,7 @@ async def map_reduce_async(
     if hasattr(factory, "next_done"):
         raise EngineMisused("an engine for programs that block can't serve a Trio program")
     completed = False
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     try:
         with show_progress(call.progress) as watcher, _alone(failures):
             async with open_cluster_engine(call.plan.recipe, nodes, factory) as engine:
@@ -200,14 +200,21 @@ async def map_reduce_async(
 
 
 @contextmanager
-def _alone(failures: list[Exception]) -> Iterator[None]:
-    """Raise the failure itself, not the groups that nurseries put round it."""
+def _alone(failures: list[BaseException]) -> Iterator[None]:
+    """Raise the failure, or Ctrl-C, itself, not the groups that nurseries put round it."""
     try:
         yield
     except BaseExceptionGroup as group:
-        _, others = group.split(lambda error: error in failures)
+        interrupts, others = group.split(KeyboardInterrupt)
+        if others is not None:
+            _, others = others.split(lambda error: error in failures)
         if others is not None:
             raise
+        found: BaseException | None = interrupts
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if found is not None:
+            failures.insert(0, found)
     else:
         return
     raise failures[0]

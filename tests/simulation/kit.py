@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trio
 from attrs import define, evolve, field
 
 from dispy_trio import messages, seams
+from dispy_trio.client.cluster import Cluster
 from dispy_trio.client.engine import Doors, Engine, open_engine
 from dispy_trio.client.jobs import SubmittedJob
 from dispy_trio.client.listening import Listener
@@ -67,14 +69,17 @@ class ScriptedTemplate:
                 job = worker.queue[0]
                 worker.started = job.sequence
                 try:
-                    (value,), _ = pickle.loads(job.payload or b"")
+                    args, keywords = pickle.loads(job.payload or b"")
+                    calls = args if keywords is None else [args]  # Of `map`: many in one job.
+                    values = [value for (value,) in calls]
                 except Exception as exc:
                     worker.queue.popleft()
                     text = f"{type(exc).__name__}: {exc}".encode()
                     refused = seams.WorkerResult(job.sequence, Outcome.REFUSED, 1.0, 1.0, text)
                     self.report(seams.WorkerResults(worker.number, [refused]))
                     continue
-                self.spawner.history.append((trio.current_time(), "run", value))
+                for value in values:
+                    self.spawner.history.append((trio.current_time(), "run", value))
                 start = trio.current_time()
                 await trio.sleep(rng.choice(self.spawner.durations))
                 if rng.random() < self.spawner.death_rate:
@@ -88,7 +93,11 @@ class ScriptedTemplate:
                     outcome,
                     1 + start,
                     1 + trio.current_time(),
-                    pickle.dumps(2 * value),
+                    pickle.dumps(
+                        ([2 * value for value in values], None)
+                        if keywords is None
+                        else 2 * values[0]
+                    ),
                 )
                 self.report(seams.WorkerResults(worker.number, [result]))
         if not self.closed:
@@ -160,6 +169,7 @@ class ScriptedSpawner:
     history: list[tuple[float, str, Any]]
     death_rate: float = 0.0
     durations: Sequence[float] = (0.0001, 0.01, 0.5)
+    templates: list[ScriptedTemplate] = field(factory=list)
 
     async def open_template(
         self,
@@ -170,6 +180,7 @@ class ScriptedSpawner:
     ) -> ScriptedTemplate:
         await trio.sleep(0.01)
         template = ScriptedTemplate(self, on_event, nursery)
+        self.templates.append(template)
         nursery.start_soon(self._ready, template)
         return template
 
@@ -239,6 +250,8 @@ class Simulation:
     ends: dict[int, list[str]] = field(factory=dict)
     jobs: list[SubmittedJob[int]] = field(factory=list)
     scopes: dict[str, trio.CancelScope] = field(factory=dict)
+    spawners: dict[str, ScriptedSpawner] = field(factory=dict)
+    """Of the nodes in the life that they are in."""
 
     def __attrs_post_init__(self) -> None:
         self.network = MemoryNetwork(seed=self.seed, jitter=0.0005)
@@ -253,14 +266,12 @@ class Simulation:
     ) -> None:
         """One life of a node; cancel its scope and it is gone without a word."""
         life = f"{name} {trio.current_time()}"
+        spawner = self.spawners[name] = ScriptedSpawner(
+            random.Random(f"{self.seed} {life}"), self.history, self.death_rate, self.durations
+        )
         outside = Outside(
             net=self.network.host(name),
-            spawner=ScriptedSpawner(
-                random.Random(f"{self.seed} {life}"),
-                self.history,
-                self.death_rate,
-                self.durations,
-            ),
+            spawner=spawner,
             store=NoDirectories(Path("/nowhere")),
             secret=SECRET,
             processors=self.slots,
@@ -279,6 +290,27 @@ class Simulation:
             # Else it is what a dead machine's program would have seen of its own sockets.
             if lost is not None and not scope.cancel_called:
                 raise lost
+
+    def left_on(self, name: str) -> list[ScriptedTemplate]:
+        """The processes of computations that are open on a node."""
+        return [template for template in self.spawners[name].templates if not template.closed]
+
+    @asynccontextmanager
+    async def open_cluster(self) -> AsyncIterator[Cluster[[int], int]]:
+        """What `open_cluster` gives to users, on these nodes."""
+        settings = ClusterSettings(
+            choose_nodes([f"{name}:{PORT}" for name in self.node_names]),
+            reentrant=self.reentrant,
+            pulse_interval=1.0,
+        )
+        work = Work(messages.OpenComputation(1, "double", "00", b"bundle", 0))
+        doors = Doors(self.network.host("10.0.0.1"), SECRET, seeded_tokens(self.seed, "client"))
+        async with open_engine(work, settings, Listener(), doors=doors) as engine:
+            cluster: Cluster[[int], int] = Cluster(engine)
+            try:
+                yield cluster
+            finally:
+                cluster._open = False
 
     def crash(self, name: str) -> None:
         """The machine loses power."""

@@ -17,6 +17,7 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
+from dispy_trio.client.interrupts import at_checkpoints
 from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
@@ -88,9 +89,6 @@ class Cluster(Generic[P, T]):
         return self._submit(self._pack(args, kwargs))
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
-        if not self._open:
-            self._check_process()
-            raise ClusterClosed("the cluster is closed and takes no more jobs")
         if self._is_program:
             if kwargs:
                 raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
@@ -106,6 +104,9 @@ class Cluster(Generic[P, T]):
         return OptionedCluster(self, make_options(self._engine.settings.options, **options))
 
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
+        if not self._open:
+            self._check_process()
+            raise ClusterClosed("the cluster is closed and takes no more jobs")
         job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,
@@ -296,6 +297,7 @@ class _Showing(Listener):
 
 
 @with_suggestions("open_cluster")
+@at_checkpoints
 @asynccontextmanager
 async def open_cluster(
     computation: Callable[P, T] | str,
@@ -388,12 +390,12 @@ async def open_cluster(
         live_output=live_output,
         max_output=max_output,
     )
+    listener = _Showing() if live_output else Listener()
     embedded = None
     if choice.embedded:
         embedded = EmbeddedNode(
             cpus=cpus, secret_file=secret_file, secret=secret, certfile=certfile, keyfile=keyfile
         )
-    listener = _Showing() if live_output else Listener()
     async with open_engine(work, settings, listener, embedded) as engine:
         cluster: Cluster[P, T] = Cluster(engine, work.is_program)
         try:

@@ -50,13 +50,12 @@ from dispy_trio.core.nodes import NodeRecord, NodeState
 from dispy_trio.core.placement import NEVER_READY
 from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
 from dispy_trio.logs import log
-from dispy_trio.models import Job, JobFile, JobStatus
+from dispy_trio.models import Job, JobFile
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
 from dispy_trio.runtime.secret import Secret, choose_secret
 from dispy_trio.runtime.threads import run_in_thread
-from dispy_trio.texts import to_bytes
 
 if TYPE_CHECKING:
     from dispy_trio.client.progress import Counter
@@ -129,7 +128,8 @@ class Engine:
     links: dict[str, NodeLink] = field(factory=dict)
     closed: trio.Event = field(factory=trio.Event)
     clock: trio.abc.Clock = field(factory=trio.lowlevel.current_clock)
-    _ended: trio.Event = field(factory=trio.Event)
+    _drained: trio.Event = field(factory=trio.Event)
+    """Of those who wait now until no job is pending."""
     _life: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
     _patience: trio.CancelScope = field(factory=trio.CancelScope)
     """For the nodes to tell that nothing is left there; limited once jobs are to be stopped."""
@@ -141,6 +141,8 @@ class Engine:
     _dead: set[str] = field(factory=set)
     """The embedded nodes that were started before the one that lives."""
 
+    running: trio.Event = field(factory=trio.Event)
+    """It keeps sessions with the nodes."""
     has_ended: bool = False
     """It keeps no sessions any more."""
     unseen: Unseen = field(factory=Unseen)
@@ -261,7 +263,7 @@ class Engine:
         match command:
             case c.AnnounceEnded(jobs=jobs, again=again, failed=failed_jobs):
                 self._announce(jobs, again, failed_jobs)
-                self._ended.set()
+                self._tell_drained()
             case c.Send(target=key, message=message):
                 if (link := self.links.get(key)) is not None:
                     link.send(message)
@@ -333,6 +335,8 @@ class Engine:
         return self.nodes[key]
 
     def _start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        if self.has_ended:
+            return  # It failed, and a block that is being left submits all the same.
         assert self._nursery is not None, "the engine runs when its core decides anything"
         self._nursery.start_soon(task, *args)
 
@@ -383,6 +387,7 @@ class Engine:
             known = [f"{record.key} ({record.name})" for record in nodes.values()]
             log.warning("%s", unmatched_text(patterns, known))
 
+    @trio.lowlevel.enable_ki_protection
     async def _prepare_slowly(self, key: str, incarnation: str, scope: trio.CancelScope) -> None:
         failure = "the cluster was closed"
         allocation: Allocation | None = None
@@ -429,6 +434,7 @@ class Engine:
         dest_path = self.work.opening.options.dest_path
         return await put_files(self.links[key].dial_files, key, files, 1, job, dest_path)
 
+    @trio.lowlevel.enable_ki_protection
     async def _send_with_files(self, command: c.SendJobWithFiles) -> None:
         job, key, attempt = command.job, command.node, command.attempt
         assert job.extras is not None
@@ -457,6 +463,7 @@ class Engine:
             )
         )
 
+    @trio.lowlevel.enable_ki_protection
     async def _fetch_offered(self, link: NodeLink, offered: messages.FileOffered) -> None:
         """A job sends us a file."""
         from dispy_trio.client.files import fetch_offered
@@ -527,10 +534,11 @@ class Engine:
         return list(self.machine.nodes[key].outstanding.values())
 
     # --- tasks ---------------------------------------------------------------------------------
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a session with every node until cancelled."""
-        # Cancelled by `open_engine` alone, when all is said to the nodes that they need to hear:
-        # a caller's cancellation reaches the caller's block, which then shuts the engine down.
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Keep a session with every node until `stop`."""
+        # Ended by `open_engine` alone, when all is said to the nodes that they need to hear: a
+        # caller's cancellation reaches the caller's block, which then shuts the engine down.
         try:
             with self._life:
                 async with trio.open_nursery() as nursery:
@@ -541,7 +549,7 @@ class Engine:
                     for host, port in self.settings.choice.addresses:
                         self._add_node(nursery, host, port)
                     nursery.start_soon(self._remind)
-                    task_status.started()
+                    self.running.set()
         finally:
             self.has_ended = True
 
@@ -621,6 +629,7 @@ class Engine:
         record = self.machine.computations[1]
         return not (record.closing and (record.terminating or not self.count_pending()))
 
+    @trio.lowlevel.enable_ki_protection
     async def _remind(self) -> None:
         """Say each minute what jobs wait for, if no node can run them."""
         while True:
@@ -671,10 +680,16 @@ class Engine:
 
     async def wait_drained(self) -> None:
         """Wait until no job is queued or sent."""
-        while self.count_pending():
-            if self._ended.is_set():
-                self._ended = trio.Event()
-            await self._ended.wait()
+        if self.count_pending():
+            await self._drained.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def _tell_drained(self) -> None:
+        """When no job is pending, all go on who wait for that, whatever the first of them submits."""
+        if not self.count_pending():
+            self._drained.set()
+            self._drained = trio.Event()
 
     def status(self) -> ClusterStatus:
         """The nodes and the number of jobs queued or sent."""
@@ -682,18 +697,12 @@ class Engine:
 
     def count_pending(self) -> int:
         """The jobs that are queued or sent."""
-        record = self.machine.computations[1]
-        return len(record.queue) + record.outstanding + record.waiting_aside
+        return self.machine.computations[1].pending
 
     def end_left(self, reason: str) -> None:
         """The engine is gone: nobody may wait for a job for ever."""
-        left: list[Any] = [*self.queue, *self.machine.unfinished()]
-        ended = [job for job in left if not job.ended]
-        for job in ended:
-            job.reply = to_bytes(reason)
-            job.state = JobStatus.Abandoned
-            job.payload = None
-        self._announce(ended, again=False, failed=())
+        self._announce(self.machine.give_up(reason), again=False, failed=())
+        self._tell_drained()
 
     def dispy_nodes(self) -> list[DispyNode]:
         """All nodes that were ever reached."""
@@ -709,30 +718,35 @@ async def open_engine(
     doors: Doors | None = None,
     find_owner: Callable[[], Any] = lambda: None,
 ) -> AsyncIterator[Engine]:
-    """Run an engine round a block; leaving it closes the computation everywhere."""
+    """Run an engine round a block; leaving it closes the computation everywhere.
+
+    Raises:
+        ClusterFailed: something in the engine went wrong; in a group with what the block raised, if
+            that did.
+    """
     try:
         doors = doors or real_doors(settings)
-    except DispyError:
+        engine = Engine(
+            settings=settings,
+            work=work,
+            doors=doors,
+            session=doors.draw_token(32),
+            listener=listener,
+            find_owner=find_owner,
+            embedded=embedded,
+        )
+    except BaseException:
         if embedded is not None:
             await see_off(embedded)
         raise
-    engine = Engine(
-        settings=settings,
-        work=work,
-        doors=doors,
-        session=doors.draw_token(32),
-        listener=listener,
-        find_owner=find_owner,
-        embedded=embedded,
-    )
     error: BaseException | None = None
-    failure: ClusterFailed | None = None
+    failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            # Whoever is cancelled already would wait here for ever: the engine does not hear of that.
-            with trio.CancelScope(shield=True):
-                await nursery.start(engine.run)
+            # Not `nursery.start`, which waits for ever when it is interrupted: this task is shielded.
+            nursery.start_soon(engine.run)
             try:
+                await engine.running.wait()
                 if settings.connect_timeout is not None:
                     await engine.wait_usable(settings.connect_timeout)
                 yield engine
@@ -740,27 +754,56 @@ async def open_engine(
                 # Raised below: the nursery would wrap what is the caller's into a group.
                 error = exc
             if error is None:
-                try:
-                    await engine.shut_down(terminate=False)
-                except BaseException as exc:  # noqa: ASYNC103
-                    error = exc
+                error = await _shut_down(engine, terminate=False)
             if error is not None:
-                # Bounded, so that a cancelled program ends.
+                # Bounded, so that a cancelled program ends; a second Ctrl-C ends it at once.
                 with trio.CancelScope(shield=True):
-                    await engine.shut_down(terminate=True)
+                    error = await _shut_down(engine, terminate=True) or error
             engine.stop()
     except BaseExceptionGroup as group:
-        ours, others = group.split(Exception)
-        if ours is None or others is not None:
-            raise
-        failure = ClusterFailed(f"the cluster failed: {innermost(ours)}")
-        raise failure from group
+        # While the last tasks end, the caller may be interrupted or cancelled.
+        theirs, ours = group.split((KeyboardInterrupt, trio.Cancelled))
+        if theirs is not None:
+            interrupts, _ = theirs.split(KeyboardInterrupt)
+            error = innermost(interrupts or error or theirs)
+        if ours is not None:
+            failure = _failure_of(ours)
     finally:
-        listener.over(failure)
+        listener.over(failure if isinstance(failure, ClusterFailed) else None)
         if failure is None:
             engine.unseen.tell(work.opening.name, engine.jobs_ended)
         engine.end_left(f"the cluster ended: {failure or 'closed'}")
         if engine.keeper is not None:
             await see_off(engine.keeper.node)
+    if failure is not None:
+        # That the block was cancelled for it is no error of the block's.
+        own = _without_cancelled(error)
+        if own is None:
+            raise failure
+        raise BaseExceptionGroup("the cluster failed, and its block raised", [failure, own])
     if error is not None:
         raise error
+
+
+async def _shut_down(engine: Engine, *, terminate: bool) -> BaseException | None:
+    """Returns what has interrupted it: that is to be raised when all is over."""
+    try:
+        await engine.shut_down(terminate=terminate)
+    except BaseException as exc:  # noqa: ASYNC103
+        return exc
+    return None
+
+
+def _failure_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What is to be raised when the engine's own tasks raise that."""
+    if not isinstance(group, ExceptionGroup):
+        return group
+    failure = ClusterFailed(f"the cluster failed: {innermost(group)}")
+    failure.__cause__ = group
+    return failure
+
+
+def _without_cancelled(error: BaseException | None) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error

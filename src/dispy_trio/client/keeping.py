@@ -59,6 +59,7 @@ class Keeper:
     """Told the key of a node that has died, and how."""
     _deaths: deque[float] = field(factory=lambda: deque(maxlen=MAX_DEATHS))
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Keep it, until it dies when nothing is left to be run.
 

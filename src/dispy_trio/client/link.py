@@ -328,6 +328,7 @@ class NodeLink:
         return stream
 
     # --- the life of the session ---------------------------------------------------------------
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Keep the session until `leave`. An unreachable node is retried for ever."""
         retry = FIRST_RETRY
@@ -456,6 +457,7 @@ class NodeLink:
             os.close(self._offered)
             self._offered = -1
 
+    @trio.lowlevel.enable_ki_protection
     async def _open_bulk(self, peer: Peer, theirs: Hello) -> None:
         hello = self.make_hello(Role.CLIENT, Kind.BULK)
         try:

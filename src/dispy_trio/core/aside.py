@@ -76,6 +76,11 @@ class Aside:
         """When `wake` has something to do; infinity for never."""
         return self._delayed[0][0] if self._delayed else math.inf
 
+    def count_waiting(self) -> int:
+        """How many have not ended; for tests, as it looks at each."""
+        jobs = [job for *_, job in (*self._ready, *self._delayed)] + self._parked
+        return sum(not has_ended(job) for job in jobs)
+
     def take_all(self) -> list[Job]:
         """Take out everybody who has not ended."""
         jobs = [job for _, _, job in (*sorted(self._ready), *sorted(self._delayed))]

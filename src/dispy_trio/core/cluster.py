@@ -29,7 +29,7 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.aside import Deadlines, extras_of
-from dispy_trio.core.jobs import ENDED, has_ended, move, status_of, try_again
+from dispy_trio.core.jobs import has_ended, move, status_of, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.core.placement import (
     NEVER_READY,
@@ -92,6 +92,8 @@ class ClusterMachine(Placement):
     """There were jobs with deadlines, or such that wait before another try."""
     _failing: bool = False
     """There are nodes that can't run a computation."""
+    _closing: bool = False
+    """A computation is being closed."""
 
     # --- the door ------------------------------------------------------------------------------
     def handle(self, event: ClusterEvent, *, now: float) -> list[c.ClusterCommand]:
@@ -157,6 +159,11 @@ class ClusterMachine(Placement):
                     self._rebalance(now)
             case _:
                 assert_never(event)
+        if self._closing:
+            # Here, once for all the ways in which a job may have ended just now.
+            for record in self.computations.values():
+                if record.closing and not record.closed:
+                    self._go_on_closing(record)
         out, self._out = self._out, []
         return out
 
@@ -327,8 +334,6 @@ class ClusterMachine(Placement):
         elif node.unacknowledged:
             # With the next jobs, or else in a moment.
             self._ack_at = min(self._ack_at, now + ACK_SECONDS)
-        if record.closing:
-            self._check_drained(record)
 
     def _tries_again(
         self, node: NodeRecord, record: ComputationRecord, job: Job, outcome: int, now: float
@@ -423,6 +428,11 @@ class ClusterMachine(Placement):
             # Given to another node since, or ended by a cancel that this node could not hear.
             # The attempt is that node's to know: -1 stands for any.
             self._out.append(c.Send(known.key, messages.CancelJobs(unwanted, [-1] * len(unwanted))))
+        stopping = [job for job in known.outstanding.values() if job.cancelling]
+        if stopping:
+            # The request may have been lost with the connection, or was not made while there was none.
+            numbers, attempts = [j.number for j in stopping], [j.attempt for j in stopping]
+            self._out.append(c.Send(known.key, messages.CancelJobs(numbers, attempts)))
         known.leftovers = set(unwanted)
         for number in event.state.computations:
             found = self.computations.get(number)
@@ -432,7 +442,6 @@ class ClusterMachine(Placement):
             if record.number not in event.state.computations:
                 known.memberships.pop(record.number, None)
                 known.reopening.discard(record.number)
-                self._check_closed(record)
             elif known.memberships.get(record.number) is Membership.CLOSING or (
                 record.number in known.memberships and self._is_over(record)
             ):
@@ -463,7 +472,7 @@ class ClusterMachine(Placement):
         """Is nothing left to be run? While jobs wait, a cluster that is being closed needs nodes."""
         if not record.closing or record.terminating:
             return record.closing
-        return not record.outstanding and self._queue_is_empty(record)
+        return not record.pending
 
     def _prepared(self, event: e.NodePrepared | e.NodeRefused) -> None:
         node = self.nodes.get(event.node)
@@ -482,7 +491,6 @@ class ClusterMachine(Placement):
                 self._out.append(
                     c.Send(node.key, messages.CloseComputation(record.number, terminate=True))
                 )
-            self._check_closed(record)
         elif isinstance(event, e.NodePrepared):
             node.limit = event.cpus or None
             self._count_slots()
@@ -567,7 +575,6 @@ class ClusterMachine(Placement):
         if record.number in node.reopening:
             node.reopening.discard(record.number)
             self._prepare(node, record)
-        self._check_closed(record)
 
     def _lose(self, node: NodeRecord, reason: str) -> None:
         if node.state is NodeState.LOST:
@@ -612,11 +619,6 @@ class ClusterMachine(Placement):
         for number in list(node.memberships):
             del node.memberships[number]
             self._out.append(c.AnnounceNode(node.key, number, False, reason))
-            record = self.computations[number]
-            self._check_closed(record)
-        for record in self.computations.values():
-            if record.closing:
-                self._check_drained(record)
 
     def _computation_failed(self, node: NodeRecord, number: int, text: str) -> None:
         record = self.computations.get(number)
@@ -635,16 +637,12 @@ class ClusterMachine(Placement):
         self._check_failed(record)
         if record.terminating:
             del node.memberships[number]  # It was told to close it, and has nothing left to close.
-        if record.closing:
-            self._check_drained(record)
 
     def _end_pinned(self, node: NodeRecord, record: ComputationRecord) -> None:
         """The node will not run the computation: who waits for it waits in vain."""
         jobs = [job for job in node.pinned if job.computation == record.number]
         node.pinned = deque(job for job in node.pinned if job.computation != record.number)
         self._end_refused(node, record, jobs)
-        if record.closing:
-            self._check_drained(record)
 
     def _reopens(self, node: NodeRecord, number: int, text: str) -> bool:
         """Its process died there, though it had worked: is a new one started once it is closed?"""
@@ -700,6 +698,8 @@ class ClusterMachine(Placement):
             record = self.computations[job.computation]
             if job.extras is not None:
                 record.waiting_aside -= 1
+            else:
+                record.ended_in_queue += 1
             if job.extras is not None and job.extras.late:
                 job.outcome, job.reply = Outcome.TIMED_OUT, late_text(job)
                 move(job, JobStatus.Terminated)
@@ -707,15 +707,13 @@ class ClusterMachine(Placement):
                 move(job, JobStatus.Cancelled)
             job.payload = None
             self._out.append(c.AnnounceEnded([job]))
-            if record.closing:
-                self._check_drained(record)
         else:
             self._out.append(c.Send(node.key, messages.CancelJobs([job.number], [job.attempt])))
 
     def _close(self, record: ComputationRecord, terminate: bool) -> None:
         if record.closed or (record.closing and not terminate) or record.terminating:
             return
-        record.closing = True
+        record.closing = self._closing = True
         record.terminating = terminate
         if terminate:
             self._end_queued(record, JobStatus.Cancelled, "the cluster was closed")
@@ -723,8 +721,6 @@ class ClusterMachine(Placement):
                 if node.state is NodeState.DISCONNECTED:
                     self._lose(node, "the cluster was closed while it could not be reached")
             self._close_on_nodes(record)
-        else:
-            self._check_drained(record)
 
     def _end_queued(self, record: ComputationRecord, status: JobStatus, reason: str) -> None:
         ended = []
@@ -735,6 +731,7 @@ class ClusterMachine(Placement):
                 move(job, status)
                 job.payload = None
                 ended.append(job)
+        record.ended_in_queue = 0
         if ended:
             self._out.append(c.AnnounceEnded(ended))
         aside = record.aside.take_all()
@@ -743,19 +740,16 @@ class ClusterMachine(Placement):
             node.pinned = deque(job for job in node.pinned if job.computation != record.number)
         self._end_aside(record, aside, reason, status)
 
-    def _check_drained(self, record: ComputationRecord) -> None:
-        if record.terminating:
-            self._check_closed(record)
+    def _go_on_closing(self, record: ComputationRecord) -> None:
+        """Close it on the nodes when nothing is left to be run, and say so when it is closed there."""
+        if record.pending:
             return
-        if record.outstanding or not self._queue_is_empty(record):
+        if not record.terminating:
+            self._close_on_nodes(record)
+        if any(record.number in node.memberships for node in self.nodes.values()):
             return
-        self._close_on_nodes(record)
-
-    @staticmethod
-    def _queue_is_empty(record: ComputationRecord) -> bool:
-        while record.queue and record.queue[0].state in ENDED:
-            record.queue.popleft()
-        return not record.queue and not record.waiting_aside
+        record.closed = True
+        self._out.append(c.CloseComplete(record.number))
 
     def _close_on_nodes(self, record: ComputationRecord) -> None:
         self._acknowledge_all()
@@ -774,17 +768,27 @@ class ClusterMachine(Placement):
                 self._out.append(
                     c.Send(node.key, messages.CloseComputation(record.number, record.terminating))
                 )
-        self._check_closed(record)
 
-    def _check_closed(self, record: ComputationRecord) -> None:
-        if record.closed or not record.closing or record.outstanding or record.queue:
-            return
-        if record.waiting_aside:
-            return
-        if any(record.number in node.memberships for node in self.nodes.values()):
-            return
-        record.closed = True
-        self._out.append(c.CloseComplete(record.number))
+    def give_up(self, reason: str) -> list[Job]:
+        """End all jobs that have not ended, and return them: nothing will be heard of them."""
+        left: list[Job] = []
+        for node in self.nodes.values():
+            left += [*node.outstanding.values(), *node.pinned]
+            node.outstanding.clear()
+            node.pinned.clear()
+            node.taken.clear()
+            node.bulk_bytes = node.extra = 0
+        for record in self.computations.values():
+            while record.queue:
+                left.append(record.queue.popleft())
+            left += record.aside.take_all()
+            record.outstanding = record.waiting_aside = record.ended_in_queue = 0
+        left = [job for job in left if not has_ended(job)]
+        for job in left:
+            job.reply = to_bytes(reason)
+            job.payload = None
+            move(job, JobStatus.Abandoned)
+        return left
 
     # --- jobs with extras ----------------------------------------------------------------------
 
@@ -825,8 +829,6 @@ class ClusterMachine(Placement):
             move(job, JobStatus.Terminated)
             job.payload = None
         self._out.append(c.AnnounceEnded([job]))
-        if record.closing:
-            self._check_drained(record)
 
     # --- views ---------------------------------------------------------------------------------
     def absence(self, number: int) -> dict[str, str] | None:
@@ -839,15 +841,6 @@ class ClusterMachine(Placement):
         job = self.computations[number].aside.first_parked
         return "" if job is None else self._tell_parked(job)[1]
 
-    def unfinished(self) -> list[Job]:
-        """All jobs that are known here and have not ended, but for those in the queues."""
-        jobs = [job for node in self.nodes.values() for job in node.outstanding.values()]
-        for node in self.nodes.values():
-            jobs += [job for job in node.pinned if not has_ended(job)]
-        for record in self.computations.values():
-            jobs += record.aside.take_all()
-        return jobs
-
     def validate(self) -> None:
         """Check what must always be true; tests call it after every event."""
         for record in self.computations.values():
@@ -858,7 +851,23 @@ class ClusterMachine(Placement):
                 if job.computation == record.number
             )
             assert count == record.outstanding, (count, record.outstanding)
-            assert record.waiting_aside >= 0, record.waiting_aside
+            aside = record.aside.count_waiting() + sum(
+                1
+                for node in self.nodes.values()
+                for job in node.pinned
+                if job.computation == record.number and not has_ended(job)
+            )
+            assert aside == record.waiting_aside, (aside, record.waiting_aside)
+            passed_over = sum(map(has_ended, record.queue))
+            assert passed_over == record.ended_in_queue, (passed_over, record.ended_in_queue)
+            if record.closing and not record.pending:
+                # Whichever way its last job has ended: nobody waits for the end in vain.
+                left = [n for n in self.nodes.values() if record.number in n.memberships]
+                assert bool(left) != record.closed, left
+                for node in left:
+                    membership = node.memberships[record.number]
+                    told = membership in (Membership.CLOSING, Membership.PREPARING)
+                    assert told or node.state is not NodeState.CONNECTED, (node.key, membership)
         for node in self.nodes.values():
             for number, job in node.outstanding.items():
                 assert job.number == number

@@ -70,6 +70,8 @@ class ComputationRecord:
     options: JobOptions = OPTIONS_OF_MOST
     """Of its jobs that have no extras."""
     aside: Aside = field(factory=Aside)
+    ended_in_queue: int = 0
+    """Jobs that have ended while they waited in `queue`; they stay there until their turn comes."""
     waiting_aside: int = 0
     """Jobs that wait, but not in `queue`: pinned, with a priority, before another try…"""
     reserved: str | None = None
@@ -90,6 +92,12 @@ class ComputationRecord:
     @property
     def number(self) -> int:
         return self.opening.computation
+
+    @property
+    def pending(self) -> int:
+        """Jobs that have not ended."""
+        waiting = len(self.queue) - self.ended_in_queue + self.waiting_aside
+        return waiting + self.outstanding
 
     @property
     def conditions(self) -> Conditions | None:
@@ -455,6 +463,7 @@ class Placement:
                     count = 0
                     break
                 if job.state in ENDED:
+                    record.ended_in_queue -= 1
                     continue
                 payload = job.payload
                 if type(payload) is not bytes:

@@ -30,7 +30,8 @@ class Host(Generic[E, C]):
 
     `feed` is sync, and so atomic among tasks. Performing a command may feed further events; those
     wait until the commands before them are done, so the machine is never entered twice. The lock
-    is for the one case of `feed_from_thread`; commands keep their order through it.
+    is for the one case of `feed_from_thread`; commands keep their order through it. Ctrl-C waits
+    until `feed` is done: half an event would leave the machine in no state at all.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Host(Generic[E, C]):
         self._armed = float("inf")
         self._rearm = trio.Event()
 
+    @trio.lowlevel.enable_ki_protection
     def feed(self, event: E) -> None:
         """Tell the machine, and do at once what it wants done."""
         self._events.append(event)
@@ -115,12 +117,14 @@ class Host(Generic[E, C]):
         finally:
             self._lock.release()
 
+    @trio.lowlevel.enable_ki_protection
     def resume(self) -> None:
         """Do what `feed_from_thread` left."""
         if not self._feeding:
             with self._lock:
                 self._work_off()
 
+    @trio.lowlevel.enable_ki_protection
     async def run_timer(self, tick: E) -> None:
         """Feed `tick` whenever the machine's deadline comes. Never returns."""
         while True:

@@ -540,6 +540,7 @@ class Peer:
             before = now
         return count
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         while True:
             while self._outbox:
@@ -562,6 +563,7 @@ class Peer:
             self._wake_writer = trio.Event()
             await self._wake_writer.wait()
 
+    @trio.lowlevel.enable_ki_protection
     async def _heartbeat(self) -> None:
         """Ping when we heard nothing, and also when we said nothing: while a large message is on
         its way to us, the other side's own pings wait behind it, and it hears from us alone."""
@@ -589,6 +591,7 @@ class Peer:
                 said = self._messages_out
 
     # --- blobs ---------------------------------------------------------------------------------
+    @trio.lowlevel.enable_ki_protection
     async def _carry_blobs(
         self,
         blob_sink: Callable[[int, int], memoryview],
@@ -601,6 +604,7 @@ class Peer:
             nursery.start_soon(self._write_blobs, stream)
             await self._read_blobs(stream, blob_sink, on_blob)
 
+    @trio.lowlevel.enable_ki_protection
     async def _write_blobs(self, stream: ByteStream) -> None:
         while True:
             while self._blobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
@@ -17,7 +18,7 @@ from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
-from dispy_trio.client.jobs import UserJob, next_job_id
+from dispy_trio.client.jobs import UserJob, check_job, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
@@ -25,6 +26,7 @@ from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.client.stopping import extras_in_scope
 from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -46,7 +48,8 @@ class Cluster(Generic[P, T]):
     _is_program: bool = False
     _open: bool = True
     _next_number: int = 1
-    _process: int = field(factory=forks.current_process)
+    _origin: forks.Origin = field(factory=forks.Origin)
+    _thread: int = field(factory=threading.get_ident)
 
     def __attrs_post_init__(self) -> None:
         forks.watch(self)
@@ -75,8 +78,16 @@ class Cluster(Generic[P, T]):
         raise TypeError("a cluster stays in the program that made it")
 
     def _check_process(self) -> None:
-        if forks.is_inherited(self._process):
-            raise forks.made_elsewhere("the cluster", self._process)
+        if forks.is_inherited(self._origin.process):
+            raise forks.made_elsewhere("the cluster", self._origin.process)
+
+    def _check_thread(self, method: str) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                f"{method} is called in another thread than Trio's: in a thread of trio.to_thread call"
+                f" trio.from_thread.run_sync(cluster.{method}, ...), or use JobCluster, which takes"
+                " jobs from any thread"
+            )
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
@@ -84,6 +95,8 @@ class Cluster(Generic[P, T]):
         Raises:
             PickleArgumentError: names the argument that can't be pickled.
             ClusterClosed: the cluster takes no more jobs.
+            RuntimeError: this is another thread than the cluster's. Nothing is queued; the text says
+                how to submit from there.
         """
         return self._submit(self._pack(args, kwargs))
 
@@ -106,13 +119,15 @@ class Cluster(Generic[P, T]):
         return OptionedCluster(self, make_options(self._engine.settings.options, **options))
 
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
+        if threading.get_ident() != self._thread:
+            self._check_thread("submit")
         job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,
             id=next_job_id(),
             submitted_at=time.time(),
-            cancel=self._engine.cancel,
-            process=self._process,
+            origin=self._origin,
+            cluster=self,
         )
         if isinstance(payload, Parts):
             job.size = payload.size
@@ -129,13 +144,35 @@ class Cluster(Generic[P, T]):
             self._engine.wake()
         return job
 
+    def _submit_in_scope(self, payload: bytes | Parts) -> JobHandle[Any]:
+        """Submit a job that has to have ended when the cancel scopes of this task want it."""
+        return self._submit(payload, extras_in_scope(None, self._engine.settings.options))
+
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Submit a job and wait for its result; see `JobHandle.wait` for what it raises."""
-        return await self.submit(*args, **kwargs).wait()
+        """Submit a job and wait for its result; see `JobHandle.wait` for what it raises, and for what
+        its cancellation does.
+
+        The deadline of the cancel scopes round it is the job's own: its node stops it then, also when
+        this program has stopped or can't be reached.
+        """
+        extras = extras_in_scope(None, self._engine.settings.options)
+        if extras is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        job: JobHandle[T] = self._submit(self._pack(args, kwargs), extras)
+        return await job.wait()
 
     def cancel(self, job: JobHandle[T]) -> None:
-        """Stop a job, waiting or running."""
+        """Stop a job, waiting or running.
+
+        Raises:
+            TypeError: it is no job.
+            ValueError: it is another cluster's job.
+            ClusterClosed: this is a fork of the process that made it.
+            RuntimeError: this is another thread than the cluster's.
+        """
         self._check_process()
+        self._check_thread("cancel")
+        check_job(job, JobHandle, "cancel", self._origin)
         self._engine.cancel(job)
 
     def map(
@@ -175,7 +212,9 @@ class Cluster(Generic[P, T]):
         self._check_process()
         machine = self._engine.machine
         carried = self._engine.work.carried
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize), carried)
+        stream = CallStream(
+            iterables, self._submit_in_scope, buffersize, ChunkSizer(chunksize), carried
+        )
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -210,7 +249,10 @@ class Cluster(Generic[P, T]):
     ) -> AsyncGenerator[JobHandle[T], None]:
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0
-        for job in dict.fromkeys(jobs):
+        given = list(dict.fromkeys(jobs))
+        for job in given:
+            check_job(job, JobHandle, "as_completed")
+        for job in given:
             waiting += 1
             seen = trio.Event()
 
@@ -276,8 +318,11 @@ class OptionedCluster(Generic[P, T]):
         return self._cluster._submit(payload, JobExtras(self._options))
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `Cluster.run`."""
-        return await self.submit(*args, **kwargs).wait()
+        """As `Cluster.run`; of that deadline and those of the options the earliest counts."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        extras = extras_in_scope(self._options, self._options)
+        job: JobHandle[T] = self._cluster._submit(self._cluster._pack(args, kwargs), extras)
+        return await job.wait()
 
 
 class _Showing(Listener):
@@ -318,6 +363,7 @@ async def open_cluster(
     pulse_interval: float = PULSE_INTERVAL,
     connect_timeout: float | None = None,
     isolation: Isolation | None = None,
+    grace: float | None = None,
 ) -> AsyncIterator[Cluster[P, T]]:
     """Run a function on the processors of a cluster.
 
@@ -346,6 +392,8 @@ async def open_cluster(
         pulse_interval: seconds between signs of life; a node is lost after three missed ones.
         connect_timeout: seconds to wait for a first usable node; None waits for ever.
         isolation: ``"job"`` has a process forked for each job; as of `JobCluster`.
+        grace: seconds that a job which is stopped has to end, 5 when None: it is interrupted, then
+            gets SIGTERM, and 2 seconds later SIGKILL.
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
@@ -387,6 +435,7 @@ async def open_cluster(
         setup_timeout=setup_timeout,
         live_output=live_output,
         max_output=max_output,
+        grace=grace,
     )
     embedded = None
     if choice.embedded:

@@ -274,15 +274,15 @@ class Slots:
             job = waiting[0]
             if job.conditions is not worker.conditions:
                 break
-            if job.conditions is not None and job.due < math.inf and batch:
-                break
             if job.conditions is not None:
+                if job.due < math.inf:
+                    if batch:
+                        break
+                    room = 1  # Nobody waits behind it, and it behind nobody.
                 self._set_conditions(worker, job.conditions, job)
             del waiting[0]
             job.sequence = first + len(batch)
             batch.append(job)
-            if job.conditions is not None and job.due < math.inf:
-                room = 1  # Nobody waits behind it, and it behind nobody.
             size += len(job.payload) if job.payload is not None else WORKER_BYTES
         if not batch:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -137,6 +138,25 @@ def test_the_job_of_a_node_that_does_not_answer_is_given_up_in_time(grace: float
         assert job.status is JobStatus.Abandoned
 
     run(scenario, seconds=FOR_EVER, grace=grace, pulse=500.0)
+
+
+def test_ctrl_c_stops_the_job_that_the_main_task_waits_for() -> None:
+    @trio.lowlevel.enable_ki_protection
+    async def press() -> None:
+        await trio.sleep(0.5)
+        signal.raise_signal(signal.SIGINT)
+
+    async def scenario(cluster: AnyCluster, simulation: Simulation) -> None:
+        job = cluster.submit(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(press)
+            with pytest.raises(KeyboardInterrupt):
+                await job.wait()
+        assert job.ended
+        with pytest.raises(JobCancelled, match="KeyboardInterrupt"):
+            await job.wait()
+
+    run(scenario, seconds=1.0)
 
 
 def test_a_run_that_is_cancelled_already_submits_nothing() -> None:

@@ -419,6 +419,11 @@ class ClusterMachine(Placement):
         self._requeue(
             known, [n for n, job in known.outstanding.items() if there.get(n) != job.attempt]
         )
+        cancelled = [job for job in known.outstanding.values() if job.cancelling]
+        if cancelled:
+            # The request was lost with the connection, or made while there was none.
+            numbers, attempts = [j.number for j in cancelled], [j.attempt for j in cancelled]
+            self._out.append(c.Send(known.key, messages.CancelJobs(numbers, attempts)))
         unwanted = [
             number
             for number in event.state.numbers

@@ -274,6 +274,17 @@ def test_a_job_that_is_given_up_ends_here_and_is_stopped_when_its_node_is_back(
     assert job.state is JobStatus.Abandoned
 
 
+def test_a_cancel_that_was_lost_with_the_connection_is_said_again() -> None:
+    client = Client()
+    jobs = [queue(client, number, None)[0] for number in (1, 2)]
+    client.tell(e.NodeDisconnected("n", "it broke"))
+    client.tell(e.JobCancelRequested(jobs[0]))
+    sent = client.connect([1, 2], [0, 0])
+    assert [m for m in sent if isinstance(m, messages.CancelJobs)] == [
+        messages.CancelJobs([1], [0])
+    ]
+
+
 def test_giving_up_what_has_ended_changes_nothing() -> None:
     client = Client()
     job, _ = queue(client, 1, None)

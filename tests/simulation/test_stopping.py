@@ -6,6 +6,7 @@ import inspect
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -229,6 +230,27 @@ def test_cancelled_waits_leave_nothing_behind(method: str) -> None:
                     await getattr(job, method)()
             assert job.waiters is not None
             assert len(job.waiters) == 1
+
+    run(scenario, seconds=1.0)
+
+
+# --- threads -----------------------------------------------------------------------------------
+def test_waits_in_another_thread_are_refused_and_leave_nothing_behind() -> None:
+    async def scenario(cluster: AnyCluster, simulation: Simulation) -> None:
+        job = cluster.submit(1)
+        waits: dict[str, list[Callable[[], Awaitable[Any]]]] = {
+            "job.wait": [job.wait, job.wait_ended],
+            "cluster.submit": [lambda: cluster.run(1)],
+            "cluster.wait": [cluster.wait],
+        }
+        with ThreadPoolExecutor() as pool:
+            for method, calls in waits.items():
+                for call in calls:
+                    with pytest.raises(RuntimeError, match=rf"from_thread.run\w*\({method}, "):
+                        pool.submit(trio.run, call).result(timeout=10)
+        assert job.waiters is None
+        assert cluster.status().jobs_pending == 1
+        assert await job.wait() == 2
 
     run(scenario, seconds=1.0)
 

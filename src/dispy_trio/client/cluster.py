@@ -81,12 +81,17 @@ class Cluster(Generic[P, T]):
         if forks.is_inherited(self._origin.process):
             raise forks.made_elsewhere("the cluster", self._origin.process)
 
-    def _check_thread(self, method: str) -> None:
+    def _check_thread(self, method: str, way: str = "run_sync") -> None:
+        """See that this is the thread in which Trio runs this cluster.
+
+        Raises:
+            RuntimeError: it is another one; names the method and the way to it.
+        """
         if threading.get_ident() != self._thread:
             raise RuntimeError(
-                f"{method} is called in another thread than Trio's: in a thread of trio.to_thread call"
-                f" trio.from_thread.run_sync(cluster.{method}, ...), or use JobCluster, which takes"
-                " jobs from any thread"
+                f"{method} is called in another thread than the cluster's: in a thread of"
+                f" trio.to_thread call trio.from_thread.{way}({method}, ...), or use JobCluster, which"
+                " any thread may use"
             )
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
@@ -119,8 +124,8 @@ class Cluster(Generic[P, T]):
         return OptionedCluster(self, make_options(self._engine.settings.options, **options))
 
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
-        if threading.get_ident() != self._thread:
-            self._check_thread("submit")
+        if threading.get_ident() != self._thread:  # Asked here, as each job passes.
+            self._check_thread("cluster.submit")
         job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,
@@ -171,7 +176,7 @@ class Cluster(Generic[P, T]):
             RuntimeError: this is another thread than the cluster's.
         """
         self._check_process()
-        self._check_thread("cancel")
+        self._check_thread("cluster.cancel")
         check_job(job, JobHandle, "cancel", self._origin)
         self._engine.cancel(job)
 
@@ -275,6 +280,7 @@ class Cluster(Generic[P, T]):
             progress: show a bar on stderr, if that is a terminal.
         """
         self._check_process()
+        self._check_thread("cluster.wait", "run")
         with self.progress() if progress else nullcontext():
             await self._engine.wait_drained()
 

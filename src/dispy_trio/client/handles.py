@@ -29,11 +29,17 @@ class JobHandle(UserJob[T]):
     _cluster: Cluster[..., Any] | None = field(default=None, repr=False)
 
     async def wait_ended(self) -> None:
-        """Wait until the job has its final status; cancelling the wait leaves the job alone."""
+        """Wait until the job has its final status; cancelling the wait leaves the job alone.
+
+        Raises:
+            RuntimeError: this is another thread than the cluster's.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.state in ENDED:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
+        if self._cluster is not None:
+            self._cluster._check_thread("job.wait", "run")
         event = trio.Event()
 
         def wake(_job: object) -> None:

@@ -225,7 +225,7 @@ class Engine:
         """Stop a job, waiting or running."""
         self._feed(e.JobCancelRequested(job, reason))
 
-    def give_up(self, job: Job, reason: str) -> None:
+    def give_up_job(self, job: Job, reason: str) -> None:
         """End a cancelled job here, whatever becomes of it on its node."""
         self._feed(e.JobGivenUp(job, reason))
 

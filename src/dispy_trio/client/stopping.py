@@ -51,7 +51,7 @@ async def stop(engine: Engine, job: JobHandle[Any], reason: str) -> None:
     with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
         await job.wait_ended()
     if not job.ended:
-        engine.give_up(
+        engine.give_up_job(
             job,
             f"it did not tell within {seconds:g} s that this job has ended, which was cancelled",
         )

@@ -113,7 +113,7 @@ class ClusterMachine(Placement):
             case e.JobCancelRequested(job=job, reason=reason):
                 self._cancel(job, reason)
             case e.JobGivenUp(job=job, reason=reason):
-                self._give_up(job, reason)
+                self._give_up_job(job, reason)
                 self._dispatch(now)
             case e.NodeConnected():
                 self._connected(event, now)
@@ -730,7 +730,7 @@ class ClusterMachine(Placement):
             job.extras = job.extras or self._new_extras(job)
             job.extras.why = reason
 
-    def _give_up(self, job: Job, reason: str) -> None:
+    def _give_up_job(self, job: Job, reason: str) -> None:
         """End a cancelled job here: its node does not answer. Should it come back, it is told again
         to stop it, as all that is not awaited there."""
         node = self.nodes.get(job.node_key) if job.node_key is not None else None

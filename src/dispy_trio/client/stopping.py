@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dispy_trio.client.engine import Engine
     from dispy_trio.client.handles import JobHandle
 
-__all__ = ["ANSWER_SECONDS", "extras_in_scope", "most_seconds", "stop", "why"]
+__all__ = ["ANSWER_SECONDS", "extras_in_scope", "extras_until", "most_seconds", "stop", "why"]
 
 ANSWER_SECONDS = 3.0
 """How much later than it kills a job a node has told so, if it answers at all."""
@@ -27,7 +27,13 @@ def extras_in_scope(options: JobOptions | None, of_all: JobOptions) -> JobExtras
         options: the job's own; None when it has none.
         of_all: those of the cluster's jobs.
     """
-    deadline = trio.current_effective_deadline()
+    return extras_until(trio.current_effective_deadline(), options, of_all)
+
+
+def extras_until(
+    deadline: float, options: JobOptions | None, of_all: JobOptions
+) -> JobExtras | None:
+    """The same where the deadline is known, by Trio's clock; infinity for none."""
     if deadline == math.inf:
         return None if options is None else JobExtras(options)
     return JobExtras(options or of_all, due=deadline)

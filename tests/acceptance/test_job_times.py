@@ -87,20 +87,21 @@ STOPPED_CLIENT = """
 import sys, time, trio
 import dispy_trio as dispy
 
-def compute(path):
+def compute(path, seconds):
     import os, time
     with open(path + ".part", "w") as file:
         file.write(str(os.getpid()))
     os.rename(path + ".part", path)
     try:
-        time.sleep(60)
+        time.sleep(seconds)
     finally:
         open(path + ".over", "w").close()
 
 async def main():
     async with dispy.open_cluster(compute) as cluster:
+        await cluster.run(sys.argv[1] + ".first", 0)  # What starting takes is no part of it.
         with trio.move_on_after(3):
-            await cluster.run(sys.argv[1])
+            await cluster.run(sys.argv[1], 60)
 
 trio.run(main)
 """
@@ -122,12 +123,14 @@ def test_the_job_of_a_stopped_client_ends_at_its_deadline(world: World, tmp_path
 
 
 # --- the end of what nobody waits for -----------------------------------------------------------
-@pytest.mark.parametrize("compute", [write_pid_and_sleep, write_pid_and_be_deaf])
+@pytest.mark.parametrize(
+    ("compute", "isolation"), [(write_pid_and_sleep, "job"), (write_pid_and_be_deaf, "worker")]
+)
 async def test_no_process_runs_a_job_any_more_when_its_run_is_over(
-    nodes: World, tmp_path: Path, compute: Callable[[str], None]
+    nodes: World, tmp_path: Path, compute: Callable[[str], None], isolation: str
 ) -> None:
     path = tmp_path / "pid"
-    async with open_cluster(nodes, compute, grace=0.3, isolation="job") as cluster:
+    async with open_cluster(nodes, compute, grace=0.3, isolation=isolation) as cluster:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(cluster.run, str(path))

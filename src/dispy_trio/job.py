@@ -1,12 +1,13 @@
 """What a running job may ask of its node and tell its client.
 
-Import it inside of a job, or in the module of a computation: ``from dispy_trio import job``. Each
-function but `dumps` raises `RuntimeError` when it is called outside of a job.
+Import it inside of a job, or in the module of a computation: ``from dispy_trio import job``. What
+asks the node for something raises `RuntimeError` when it is called outside of a job.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, NamedTuple
 
 from dispy_trio.child import calls, context, pickling, sending
@@ -14,6 +15,7 @@ from dispy_trio.child import calls, context, pickling, sending
 __all__ = [
     "FileRef",
     "cancelled",
+    "deadline",
     "directory",
     "dumps",
     "fetch_file",
@@ -74,6 +76,17 @@ def cancelled() -> bool:
     For jobs that catch KeyboardInterrupt, and for their threads.
     """
     return context.is_cancelled()
+
+
+def deadline() -> float | None:
+    """Seconds that this job has left: of its timeout and its deadlines, the earliest one.
+
+    A deadline is that of its options, or of the cancel scopes round `Cluster.run` and `Cluster.map`
+    in a Trio program. When it has passed, the job is stopped. Negative after that; None when the job
+    may take its time.
+    """
+    ends_at = context.ends_at
+    return None if ends_at is None else ends_at - time.monotonic()
 
 
 def directory() -> str:

@@ -18,7 +18,7 @@ from typing import Annotated
 from attrs import astuple, field, fields, frozen
 from msgspec import Meta
 
-from dispy_trio.models import Conditions, Outcome, Seconds, SlotHolder, Slots
+from dispy_trio.models import GRACE, Conditions, Outcome, Seconds, SlotHolder, Slots
 from dispy_trio.texts import (
     NAME_LIMIT,
     NOTE_LIMIT,
@@ -216,6 +216,8 @@ class ComputationOptions(_Told):
     """There is a function to call at the end."""
     output_limit: Size = 0
     """Bytes kept of each of a job's stdout and stderr; 0 for all."""
+    grace: Seconds = GRACE
+    """Seconds that a job which is stopped has from its interrupt to its SIGTERM."""
 
 
 @frozen(eq=False, repr=False)
@@ -255,6 +257,8 @@ class RunJobs(_Told):
     """As `AckResults`."""
     conditions: Conditions | None = None
     """Of each of these jobs; None for those that ask for nothing."""
+    left: list[Seconds] | None = None
+    """Seconds that each of them has left, another column; None for jobs without a deadline."""
 
 
 @frozen(eq=False, repr=False)
@@ -271,6 +275,8 @@ class RunBulkJob(_Told):
     segment: Annotated[int, Meta(ge=-1, le=2**31 - 1)]
     """Descriptor in the client's process; -1 when the argument comes as a blob."""
     conditions: Conditions | None = None
+    left: Seconds | None = None
+    """Seconds that it has left; None without a deadline."""
 
 
 @frozen(eq=False, repr=False)
@@ -279,6 +285,8 @@ class CancelJobs(_Told):
 
     numbers: list[Number]
     attempts: list[Annotated[int, Meta(ge=-1, le=2**63 - 1)]]
+    reason: Note = field(default="", converter=fit_note)
+    """For the node's log; empty when nobody gave one."""
 
 
 @frozen(eq=False, repr=False)

@@ -5,6 +5,7 @@ The numbers of `JobStatus` are those of dispy 4.15: programs compare and sort th
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from typing import Annotated, Any, NamedTuple
 
@@ -15,6 +16,8 @@ from dispy_trio.texts import NAME_LIMIT
 
 __all__ = [
     "CONDITIONS_OF_MOST",
+    "GRACE",
+    "KILL_SECONDS",
     "MOST_RESOURCES",
     "MOST_SLOTS",
     "OPTIONS_OF_MOST",
@@ -32,6 +35,10 @@ __all__ = [
 
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 """A duration: no timer breaks by it."""
+GRACE = 5.0
+"""Seconds that a job which is stopped has from its interrupt to its SIGTERM, if nobody says more."""
+KILL_SECONDS = 2.0
+"""From its SIGTERM to its SIGKILL."""
 MOST_SLOTS = 1_000_000
 MOST_RESOURCES = 100
 Slots = Annotated[int, Meta(ge=0, le=MOST_SLOTS)]
@@ -92,6 +99,8 @@ class Conditions:
     """Jobs after which its worker is replaced; 0 for no limit."""
     memory: Annotated[int, Meta(ge=0, le=2**62)] = 0
     """Bytes of memory its process may use; 0 for no limit."""
+    grace: Seconds | None = None
+    """Seconds that it has after its interrupt; None for as many as its computation gives."""
 
 
 CONDITIONS_OF_MOST = Conditions()
@@ -164,6 +173,10 @@ class JobExtras:
     """The pickled result it has sent last, before its end."""
     progress: tuple[float, str] | None = None
     """What it told of itself: a fraction of 1, and a text."""
+    due: float = math.inf
+    """When it has to have ended, by the client's clock."""
+    why: str = ""
+    """Why it was cancelled, if anybody said so."""
 
 
 @define(eq=False)

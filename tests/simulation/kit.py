@@ -85,19 +85,18 @@ class ScriptedTemplate:
                 if rng.random() < self.spawner.death_rate:
                     break
                 worker.queue.popleft()
-                outcome = Outcome.RETURNED
+                doubled = (
+                    ([2 * value for value in values], None) if keywords is None else 2 * values[0]
+                )
+                outcome, payload = Outcome.RETURNED, pickle.dumps(doubled)
                 if job.sequence in worker.cancelled:
-                    outcome = Outcome.CANCELLED
+                    outcome, payload = Outcome.CANCELLED, b"cancelled while it ran"
                 result = seams.WorkerResult(
                     job.sequence,
                     outcome,
                     1 + start,
                     1 + trio.current_time(),
-                    pickle.dumps(
-                        ([2 * value for value in values], None)
-                        if keywords is None
-                        else 2 * values[0]
-                    ),
+                    payload,
                 )
                 self.report(seams.WorkerResults(worker.number, [result]))
         if not self.closed:
@@ -126,6 +125,7 @@ class ScriptedTemplate:
         self.report(seams.WorkerRecalled(worker, target.started))
 
     def interrupt(self, worker: int, sequence: int) -> None:
+        self.spawner.history.append((trio.current_time(), "interrupt", sequence))
         self.workers[worker].cancelled.add(sequence)
 
     def terminate(self, worker: int, sequence: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 __all__ = [
     "directory",
+    "ends_at",
     "explain",
     "is_cancelled",
     "is_job",
@@ -28,6 +29,9 @@ directory = ""
 node_name = ""
 node_address = ""
 """IP address."""
+
+ends_at: float | None = None
+"""When the job that runs has to have ended, by `time.monotonic`; None when it may take its time."""
 
 message_timeout = 10.0
 """Seconds that the client has to take what a job sends it; ``--msg-timeout`` of the node."""

@@ -36,7 +36,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import time
+from time import monotonic, time
 from types import CodeType, FrameType, FunctionType, GeneratorType
 from typing import Any, NoReturn
 
@@ -414,10 +414,17 @@ class Worker:
         if directory := settings.get("directory"):
             self._enter(directory)
             self._undo.append(lambda: self._enter(context.root))
+        if (left := settings.get("left")) is not None:
+            context.ends_at = monotonic() + left
+            self._undo.append(self._forget_deadline)
         if settings.get("isolated"):
             _skip_thread_bookkeeping()
             self._isolated = True
             self._undo.append(self._stop_isolating)
+
+    @staticmethod
+    def _forget_deadline() -> None:
+        context.ends_at = None
 
     def _stop_isolating(self) -> None:
         self._isolated = False

@@ -23,7 +23,14 @@ from dispy_trio.client import forks
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.imports import refuse_in_import
-from dispy_trio.client.jobs import DispyJob, ProgramJob, SubmittedJob, UserJob, next_job_id
+from dispy_trio.client.jobs import (
+    DispyJob,
+    ProgramJob,
+    SubmittedJob,
+    UserJob,
+    check_job,
+    next_job_id,
+)
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.nodes import (
     ClusterStatus,
@@ -378,7 +385,7 @@ class JobCluster(Generic[P, T]):
                 raise thread.why_closed()
             thread.number = number = thread.number + 1
         job = self._job_type(
-            number, payload, id=job_id or next_job_id(), submitted_at=_now(), process=thread.process
+            number, payload, id=job_id or next_job_id(), submitted_at=_now(), origin=thread.origin
         )
         if isinstance(payload, Parts):
             job.size = payload.size
@@ -403,8 +410,15 @@ class JobCluster(Generic[P, T]):
     def cancel(self, job: DispyJob[T]) -> int:
         """Stop a job, waiting or running: 0, or -1 when it has ended already.
 
-        A running job gets KeyboardInterrupt and has 5 seconds to end; what it returns counts.
+        A running job gets KeyboardInterrupt and has its grace to end, 5 seconds; what it returns counts.
+
+        Raises:
+            TypeError: it is no job.
+            ValueError: it is another cluster's job.
         """
+        check_job(job, DispyJob, "cancel")
+        if job.number:
+            check_job(job, DispyJob, "cancel", self._thread.origin)
         if job.ended or not job.number:
             why = "has ended" if job.ended else "was never submitted"
             self._thread.log.warning("job %r %s; it can't be cancelled", job.id, why)
@@ -432,6 +446,8 @@ class JobCluster(Generic[P, T]):
     def _as_completed(self, jobs: Iterable[DispyJob[T]]) -> Iterator[DispyJob[T]]:
         done: SimpleQueue[UserJob[Any]] = SimpleQueue()
         pending = dict.fromkeys(jobs)
+        for job in pending:
+            check_job(job, DispyJob, "as_completed")
         for job in pending:
             if not job.add_waiter(done.put):
                 # Both may happen at the very moment it ends; below each is taken once.

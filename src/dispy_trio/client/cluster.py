@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
@@ -18,7 +19,7 @@ from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
 from dispy_trio.client.interrupts import at_checkpoints
-from dispy_trio.client.jobs import UserJob, next_job_id
+from dispy_trio.client.jobs import UserJob, check_job, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
@@ -26,6 +27,7 @@ from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.client.stopping import extras_in_scope
 from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -47,7 +49,8 @@ class Cluster(Generic[P, T]):
     _is_program: bool = False
     _open: bool = True
     _next_number: int = 1
-    _process: int = field(factory=forks.current_process)
+    _origin: forks.Origin = field(factory=forks.Origin)
+    _thread: int = field(factory=threading.get_ident)
 
     def __attrs_post_init__(self) -> None:
         forks.watch(self)
@@ -76,8 +79,21 @@ class Cluster(Generic[P, T]):
         raise TypeError("a cluster stays in the program that made it")
 
     def _check_process(self) -> None:
-        if forks.is_inherited(self._process):
-            raise forks.made_elsewhere("the cluster", self._process)
+        if forks.is_inherited(self._origin.process):
+            raise forks.made_elsewhere("the cluster", self._origin.process)
+
+    def _check_thread(self, method: str, way: str = "run_sync") -> None:
+        """See that this is the thread in which Trio runs this cluster.
+
+        Raises:
+            RuntimeError: it is another one; names the method and the way to it.
+        """
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(
+                f"{method} is called in another thread than the cluster's: in a thread of"
+                f" trio.to_thread call trio.from_thread.{way}({method}, ...), or use JobCluster, which"
+                " any thread may use"
+            )
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
@@ -85,6 +101,8 @@ class Cluster(Generic[P, T]):
         Raises:
             PickleArgumentError: names the argument that can't be pickled.
             ClusterClosed: the cluster takes no more jobs.
+            RuntimeError: this is another thread than the cluster's. Nothing is queued; the text says
+                how to submit from there.
         """
         return self._submit(self._pack(args, kwargs))
 
@@ -107,13 +125,15 @@ class Cluster(Generic[P, T]):
         if not self._open:
             self._check_process()
             raise ClusterClosed("the cluster is closed and takes no more jobs")
+        if threading.get_ident() != self._thread:  # Asked here, as each job passes.
+            self._check_thread("cluster.submit")
         job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,
             id=next_job_id(),
             submitted_at=time.time(),
-            cancel=self._engine.cancel,
-            process=self._process,
+            origin=self._origin,
+            cluster=self,
         )
         if isinstance(payload, Parts):
             job.size = payload.size
@@ -130,13 +150,35 @@ class Cluster(Generic[P, T]):
             self._engine.wake()
         return job
 
+    def _submit_in_scope(self, payload: bytes | Parts) -> JobHandle[Any]:
+        """Submit a job that has to have ended when the cancel scopes of this task want it."""
+        return self._submit(payload, extras_in_scope(None, self._engine.settings.options))
+
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Submit a job and wait for its result; see `JobHandle.wait` for what it raises."""
-        return await self.submit(*args, **kwargs).wait()
+        """Submit a job and wait for its result; see `JobHandle.wait` for what it raises, and for what
+        its cancellation does.
+
+        The deadline of the cancel scopes round it is the job's own: its node stops it then, also when
+        this program has stopped or can't be reached.
+        """
+        extras = extras_in_scope(None, self._engine.settings.options)
+        if extras is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        job: JobHandle[T] = self._submit(self._pack(args, kwargs), extras)
+        return await job.wait()
 
     def cancel(self, job: JobHandle[T]) -> None:
-        """Stop a job, waiting or running."""
+        """Stop a job, waiting or running.
+
+        Raises:
+            TypeError: it is no job.
+            ValueError: it is another cluster's job.
+            ClusterClosed: this is a fork of the process that made it.
+            RuntimeError: this is another thread than the cluster's.
+        """
         self._check_process()
+        self._check_thread("cluster.cancel")
+        check_job(job, JobHandle, "cancel", self._origin)
         self._engine.cancel(job)
 
     def map(
@@ -176,7 +218,9 @@ class Cluster(Generic[P, T]):
         self._check_process()
         machine = self._engine.machine
         carried = self._engine.work.carried
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize), carried)
+        stream = CallStream(
+            iterables, self._submit_in_scope, buffersize, ChunkSizer(chunksize), carried
+        )
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -211,7 +255,10 @@ class Cluster(Generic[P, T]):
     ) -> AsyncGenerator[JobHandle[T], None]:
         send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
         waiting = 0
-        for job in dict.fromkeys(jobs):
+        given = list(dict.fromkeys(jobs))
+        for job in given:
+            check_job(job, JobHandle, "as_completed")
+        for job in given:
             waiting += 1
             seen = trio.Event()
 
@@ -234,6 +281,7 @@ class Cluster(Generic[P, T]):
             progress: show a bar on stderr, if that is a terminal.
         """
         self._check_process()
+        self._check_thread("cluster.wait", "run")
         with self.progress() if progress else nullcontext():
             await self._engine.wait_drained()
 
@@ -277,8 +325,11 @@ class OptionedCluster(Generic[P, T]):
         return self._cluster._submit(payload, JobExtras(self._options))
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `Cluster.run`."""
-        return await self.submit(*args, **kwargs).wait()
+        """As `Cluster.run`; of that deadline and those of the options the earliest counts."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        extras = extras_in_scope(self._options, self._options)
+        job: JobHandle[T] = self._cluster._submit(self._cluster._pack(args, kwargs), extras)
+        return await job.wait()
 
 
 class _Showing(Listener):
@@ -320,6 +371,7 @@ async def open_cluster(
     pulse_interval: float = PULSE_INTERVAL,
     connect_timeout: float | None = None,
     isolation: Isolation | None = None,
+    grace: float | None = None,
 ) -> AsyncIterator[Cluster[P, T]]:
     """Run a function on the processors of a cluster.
 
@@ -348,6 +400,8 @@ async def open_cluster(
         pulse_interval: seconds between signs of life; a node is lost after three missed ones.
         connect_timeout: seconds to wait for a first usable node; None waits for ever.
         isolation: ``"job"`` has a process forked for each job; as of `JobCluster`.
+        grace: seconds that a job which is stopped has to end, 5 when None: it is interrupted, then
+            gets SIGTERM, and 2 seconds later SIGKILL.
 
     Raises:
         PickleArgumentError: the computation can't be pickled.
@@ -389,6 +443,7 @@ async def open_cluster(
         setup_timeout=setup_timeout,
         live_output=live_output,
         max_output=max_output,
+        grace=grace,
     )
     listener = _Showing() if live_output else Listener()
     embedded = None

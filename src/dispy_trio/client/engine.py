@@ -45,6 +45,7 @@ from dispy_trio.compute.descriptors import raise_limit
 from dispy_trio.compute.packaging import pack_setup_arguments
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
+from dispy_trio.core.aside import seconds_left
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import NodeRecord, NodeState
 from dispy_trio.core.placement import NEVER_READY
@@ -222,9 +223,13 @@ class Engine:
         link = self.links.get(command.target)
         return link is not None and link.try_send(command.message)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job, reason: str = "") -> None:
         """Stop a job, waiting or running."""
-        self._feed(e.JobCancelRequested(job))
+        self._feed(e.JobCancelRequested(job, reason))
+
+    def give_up_job(self, job: Job, reason: str) -> None:
+        """End a cancelled job here, whatever becomes of it on its node."""
+        self._feed(e.JobGivenUp(job, reason))
 
     def close(self, *, terminate: bool) -> None:
         """Let the jobs end, or end them; `closed` is set when nothing is left on any node."""
@@ -457,9 +462,16 @@ class Engine:
             link.send_bulk_job(command.computation, job)
             return
         conditions = job.extras.options.conditions
+        left = seconds_left(job, trio.current_time())
         link.send(
             messages.RunJobs(
-                command.computation, [job.number], [attempt], [job.payload], [], conditions
+                command.computation,
+                [job.number],
+                [attempt],
+                [job.payload],
+                [],
+                conditions,
+                None if left is None else [left],
             )
         )
 

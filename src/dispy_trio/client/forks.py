@@ -12,7 +12,15 @@ from typing import Protocol
 
 from dispy_trio.errors import ClusterClosed
 
-__all__ = ["Inheritable", "current_process", "is_inherited", "made_elsewhere", "watch"]
+__all__ = [
+    "NOWHERE",
+    "Inheritable",
+    "Origin",
+    "current_process",
+    "is_inherited",
+    "made_elsewhere",
+    "watch",
+]
 
 
 class Inheritable(Protocol):
@@ -24,6 +32,19 @@ class Inheritable(Protocol):
 
 _process = os.getpid()
 _watched: weakref.WeakSet[Inheritable] = weakref.WeakSet()
+
+
+class Origin:
+    """What made jobs: a cluster, as its jobs know it without keeping it alive."""
+
+    __slots__ = ("process",)
+
+    def __init__(self, process: int | None = None) -> None:
+        self.process = _process if process is None else process
+
+
+NOWHERE = Origin(0)
+"""Of jobs that no cluster has made."""
 
 
 def current_process() -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import trio
 from attrs import define, field
 
-from dispy_trio.client import forks
 from dispy_trio.client.jobs import UserJob
+from dispy_trio.client.stopping import stop, why
 from dispy_trio.core.jobs import ENDED
-from dispy_trio.models import Job, JobStatus
+from dispy_trio.models import JobStatus
+
+if TYPE_CHECKING:
+    from dispy_trio.client.cluster import Cluster
 
 __all__ = ["JobHandle"]
 
@@ -24,23 +26,41 @@ class JobHandle(UserJob[T]):
 
     _name: ClassVar[str] = "JobHandle"
 
-    _cancel: Callable[[Job], None] | None = field(default=None, repr=False)
+    _cluster: Cluster[..., Any] | None = field(default=None, repr=False)
 
     async def wait_ended(self) -> None:
-        """Wait until the job has its final status; cancelling the wait leaves the job alone."""
+        """Wait until the job has its final status; cancelling the wait leaves the job alone.
+
+        Raises:
+            RuntimeError: this is another thread than the cluster's.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.state in ENDED:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
+        if self._cluster is not None:
+            self._cluster._check_thread("job.wait", "run")
         event = trio.Event()
-        if self.add_waiter(lambda _job: event.set()):
-            await event.wait()
+
+        def wake(_job: object) -> None:
+            event.set()
+
+        if self.add_waiter(wake):
+            try:
+                await event.wait()
+            except BaseException:
+                self.remove_waiter(wake)
+                raise
 
     async def wait(self) -> T:
-        """Wait for the job and return its result. Cancelling the wait stops the job.
+        """Wait for the job and return its result.
+
+        Cancelling the wait stops the job, unless somebody else waits for it, and lasts until the job
+        has ended: it is interrupted, and killed 2 seconds after its grace. A job whose node does not
+        answer is waited for 3 seconds longer, and ends as Abandoned.
 
         Raises:
-            JobCancelled: it was cancelled.
+            JobCancelled: it was cancelled; the text has the reason that was given.
             JobTerminated: its process ended under it; the text says how, and on which node.
             JobAbandoned: its node was lost.
             ResultUnpicklable: the result can't be unpickled here.
@@ -48,8 +68,9 @@ class JobHandle(UserJob[T]):
         """
         try:
             await self.wait_ended()
-        except trio.Cancelled:
-            self.cancel()
+        except (trio.Cancelled, KeyboardInterrupt) as exc:
+            if self._cluster is not None and not self.ended and not self.waiters:
+                await stop(self._cluster._engine, self, why(exc))  # noqa: ASYNC102 - bounded there
             raise
         if self.state is not JobStatus.Finished:
             raise self.reason()
@@ -61,8 +82,7 @@ class JobHandle(UserJob[T]):
 
         Raises:
             ClusterClosed: this is a fork of the process that made it.
+            RuntimeError: this is another thread than the cluster's.
         """
-        if forks.is_inherited(self.process):
-            raise forks.made_elsewhere(f"job {self.id!r}", self.process)
-        if self._cancel is not None:
-            self._cancel(self)
+        if self._cluster is not None:
+            self._cluster.cancel(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import itertools
 import os
+import reprlib
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ __all__ = [
     "SubmittedJob",
     "UserJob",
     "Waiter",
+    "check_job",
     "next_job_id",
     "snapshot",
 ]
@@ -89,8 +91,8 @@ class UserJob(Job, Generic[T]):
     """Counts up from 1 in a program; programs may set it to anything."""
     submitted_at: float = 0.0
     waiters: list[Waiter] | None = field(default=None, repr=False)
-    process: int = field(default=0, repr=False)
-    """Id of the process that made it."""
+    origin: forks.Origin = field(default=forks.NOWHERE, repr=False)
+    """The cluster that made it."""
     _value: Any = field(default=_UNREAD, repr=False, init=False)
 
     # dispy programs compare with these.
@@ -279,7 +281,8 @@ class UserJob(Job, Generic[T]):
         if self.state is JobStatus.Abandoned:
             return JobAbandoned(f"{where}: {self.exception}")
         if self.outcome == Outcome.INTERRUPTED or self.state is JobStatus.Cancelled:
-            return JobCancelled(f"{where}: {self._told() or 'cancelled'}")
+            reason = f": {self.extras.why}" if self.extras is not None and self.extras.why else ""
+            return JobCancelled(f"{where}: {self._told() or 'cancelled'}{reason}")
         written = b"" if self.output is None else self.output[1] or b""
         tail = _last_lines(without_report(written))
         return JobTerminated(f"{where}: {self.exception}" + (f"\n{tail}" if tail else ""))
@@ -301,9 +304,15 @@ class UserJob(Job, Generic[T]):
         # waiters, so one of the two sees the other.
         return self.state not in ENDED
 
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """Who waits no more is not to be called."""
+        with _adding_waiter:
+            if self.waiters is not None and waiter in self.waiters:
+                self.waiters.remove(waiter)
+
     def _check_process(self) -> None:
-        if forks.is_inherited(self.process) and self.state not in ENDED:
-            raise forks.made_elsewhere(f"job {self.id!r}", self.process)
+        if forks.is_inherited(self.origin.process) and self.state not in ENDED:
+            raise forks.made_elsewhere(f"job {self.id!r}", self.origin.process)
 
     def announce(self) -> None:
         """Call the waiters. Runs on the cluster's thread."""
@@ -382,9 +391,14 @@ class DispyJob(UserJob[T]):
                 return True
         lock = _thread.allocate_lock()
         lock.acquire()
-        if not self.add_waiter(lambda _job: lock.release()):
+
+        def wake(_job: Job) -> None:
+            lock.release()
+
+        if not self.add_waiter(wake) or lock.acquire(timeout=-1 if timeout is None else timeout):
             return True
-        return lock.acquire(timeout=-1 if timeout is None else timeout)
+        self.remove_waiter(wake)
+        return False
 
     def __call__(self, clear: bool = False) -> T | None:
         """Wait until the job has ended and return its result.
@@ -422,6 +436,21 @@ class ProgramJob(SubmittedJob[T]):
             return b"" if self.state in ENDED else None
         written = self.output[which]
         return None if written is None else bytes(written)
+
+
+def check_job(
+    job: object, kind: type[UserJob[Any]], user: str, origin: forks.Origin | None = None
+) -> None:
+    """See that something is a job, of that kind and of that cluster.
+
+    Raises:
+        TypeError: it is none; the text says what was given to whom.
+        ValueError: it is another cluster's.
+    """
+    if not isinstance(job, kind):
+        raise TypeError(f"{user} takes a {kind._name}, not {reprlib.repr(job)}")
+    if origin is not None and job.origin is not origin:
+        raise ValueError(f"{user} takes jobs of this cluster, and job {job.id!r} is another's")
 
 
 def _check_dropped(name: str, value: object) -> None:

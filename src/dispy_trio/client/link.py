@@ -20,6 +20,7 @@ from dispy_trio.compute.packaging import (
     write_segment,
 )
 from dispy_trio.core import events as e
+from dispy_trio.core.aside import seconds_left
 from dispy_trio.core.cluster import ClusterEvent
 from dispy_trio.errors import ConnectionLost, DispyError, LocalError, ProtocolError
 from dispy_trio.logs import log
@@ -185,8 +186,9 @@ class NodeLink:
             segment = self._lend(number, parts)
         else:
             blob = self._take_blob()
+        left = seconds_left(job, trio.current_time())
         message = messages.RunBulkJob(
-            computation, number, attempt, blob, parts.sizes, segment, conditions
+            computation, number, attempt, blob, parts.sizes, segment, conditions, left
         )
         try:
             self._peer.send_or_raise(message)

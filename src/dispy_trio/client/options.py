@@ -19,7 +19,14 @@ from dispy_trio.models import (
 )
 from dispy_trio.texts import NAME_LIMIT, readable
 
-__all__ = ["Isolation", "Options", "make_options", "options_of_all", "parse_size"]
+__all__ = [
+    "Isolation",
+    "Options",
+    "check_grace",
+    "make_options",
+    "options_of_all",
+    "parse_size",
+]
 
 Isolation = Literal["worker", "job"]
 
@@ -77,6 +84,17 @@ def _timeout(value: Any) -> float:
     return 0.0 if seconds == math.inf else seconds
 
 
+def check_grace(value: Any) -> float:
+    """The seconds of a ``grace``.
+
+    Raises:
+        TypeError, ValueError: it is none; says what is allowed.
+    """
+    if value == math.inf:
+        raise ValueError("grace is inf; a job that is stopped has to end some time")
+    return _number(value, "grace", 0)
+
+
 class Options(TypedDict, total=False):
     """How jobs are to be run."""
 
@@ -103,6 +121,9 @@ class Options(TypedDict, total=False):
     globals of modules stay as the last job left them."""
     max_jobs_per_worker: int
     """Jobs after which a worker process is replaced."""
+    grace: float
+    """Seconds that a job has to end once it was interrupted: cancelled, or too late. Then it gets
+    SIGTERM, and 2 s later SIGKILL."""
     memory_limit: int | str
     """Bytes that a job may allocate, or a text such as ``"2G"``; what it asks for beyond that raises
     MemoryError in it."""
@@ -180,6 +201,7 @@ _CHANGES: dict[str, _Change] = {
         Conditions,
         {"max_jobs": _count(v, "max_jobs_per_worker", 1)},
     ),
+    "grace": lambda v: (Conditions, {"grace": check_grace(v)}),
     "memory_limit": lambda v: (Conditions, {"memory": parse_size(v, "memory_limit")}),
 }
 """Option to what it changes, in a job's conditions or in its options."""

@@ -13,12 +13,12 @@ from attrs import define, evolve
 
 from dispy_trio import config, messages
 from dispy_trio.client.nodes import NodeChoice
-from dispy_trio.client.options import parse_size
+from dispy_trio.client.options import check_grace, parse_size
 from dispy_trio.compute.depends import NO_DEPENDS, sort_depends
 from dispy_trio.compute.packaging import Bundle, check_kind, pack_computation
 from dispy_trio.compute.pickling import NOTHING_CARRIED, Carried
 from dispy_trio.config import PULSE_INTERVAL
-from dispy_trio.models import OPTIONS_OF_MOST, JobFile, JobOptions
+from dispy_trio.models import GRACE, OPTIONS_OF_MOST, JobFile, JobOptions
 
 __all__ = [
     "ClusterSettings",
@@ -72,6 +72,7 @@ def pack_work(
     setup_timeout: float | None = None,
     live_output: bool = False,
     max_output: int | str | None = None,
+    grace: float | None = None,
 ) -> Work:
     """Pack a computation.
 
@@ -107,6 +108,7 @@ def pack_work(
         live_output=live_output,
         has_cleanup=cleanup_call is not None,
         output_limit=output_limit,
+        grace=GRACE if grace is None else check_grace(grace),
     )
     opening = messages.OpenComputation(1, bundle.name, bundle.digest, bundle.data, 0, options)
     return Work(opening, bundle.files, is_program, bundle.carried)

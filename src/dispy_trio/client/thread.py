@@ -74,6 +74,8 @@ class ClusterThread:
     engine: Engine | None = None
     process: int = field(factory=forks.current_process)
     """Where it runs."""
+    origin: forks.Origin = field(factory=forks.Origin)
+    """By which its jobs know it."""
     log: DispyLogger = field(init=False)
     """For what is said of this cluster."""
     _was_closed: bool = False

@@ -10,13 +10,27 @@ from attrs import define, field
 from dispy_trio.core.jobs import has_ended
 from dispy_trio.models import Job, JobExtras
 
-__all__ = ["Aside", "Deadlines", "extras_of"]
+__all__ = ["Aside", "Deadlines", "extras_of", "seconds_left"]
+
+_LEAST_LEFT = 0.001
+_MOST_LEFT = 1e9
+"""What `models.Seconds` takes."""
 
 
 def extras_of(job: Job) -> JobExtras:
     """The extras of a job that is known to have some."""
     assert job.extras is not None
     return job.extras
+
+
+def seconds_left(job: Job, now: float) -> float | None:
+    """What a job has left until its deadline; None without one.
+
+    That travels, and no moment: clocks differ.
+    """
+    if job.extras is None or job.extras.due == math.inf:
+        return None
+    return min(max(job.extras.due - now, _LEAST_LEFT), _MOST_LEFT)
 
 
 @define(eq=False)

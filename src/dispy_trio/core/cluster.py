@@ -60,6 +60,7 @@ ClusterEvent = (
     | e.JobQueued
     | e.JobWithheld
     | e.JobCancelRequested
+    | e.JobGivenUp
     | e.CloseRequested
     | e.NodeConnected
     | e.NodePrepared
@@ -111,8 +112,11 @@ class ClusterMachine(Placement):
             case e.JobWithheld():
                 self._withheld(event)
                 self._dispatch(now)
-            case e.JobCancelRequested(job=job):
-                self._cancel(job)
+            case e.JobCancelRequested(job=job, reason=reason):
+                self._cancel(job, reason)
+            case e.JobGivenUp(job=job, reason=reason):
+                self._give_up_job(job, reason)
+                self._dispatch(now)
             case e.NodeConnected():
                 self._connected(event, now)
             case e.NodeDisconnected(node=key):
@@ -346,6 +350,7 @@ class ClusterMachine(Placement):
             outcome not in _FAILURES
             or extras.tries >= options.retries
             or extras.late
+            or extras.due <= now
             or job.cancelling
             or record.terminating
         ):
@@ -419,6 +424,11 @@ class ClusterMachine(Placement):
         self._requeue(
             known, [n for n, job in known.outstanding.items() if there.get(n) != job.attempt]
         )
+        cancelled = [job for job in known.outstanding.values() if job.cancelling]
+        if cancelled:
+            # The request was lost with the connection, or made while there was none.
+            numbers, attempts = [j.number for j in cancelled], [j.attempt for j in cancelled]
+            self._out.append(c.Send(known.key, messages.CancelJobs(numbers, attempts)))
         unwanted = [
             number
             for number in event.state.numbers
@@ -687,7 +697,7 @@ class ClusterMachine(Placement):
         return "; ".join(shown) + (f"; and {more} more" if more else "")
 
     # --- the end of jobs and computations ------------------------------------------------------
-    def _cancel(self, job: Job) -> None:
+    def _cancel(self, job: Job, reason: str = "") -> None:
         if has_ended(job):
             return
         job.cancelling = True
@@ -706,9 +716,36 @@ class ClusterMachine(Placement):
             else:
                 move(job, JobStatus.Cancelled)
             job.payload = None
+            self._note_reason(job, reason)
             self._out.append(c.AnnounceEnded([job]))
         else:
-            self._out.append(c.Send(node.key, messages.CancelJobs([job.number], [job.attempt])))
+            self._note_reason(job, reason)
+            told = messages.CancelJobs([job.number], [job.attempt], reason)
+            self._out.append(c.Send(node.key, told))
+
+    def _note_reason(self, job: Job, reason: str) -> None:
+        if reason:
+            job.extras = job.extras or self._new_extras(job)
+            job.extras.why = reason
+
+    def _give_up_job(self, job: Job, reason: str) -> None:
+        """End a cancelled job here: its node does not answer. Should it come back, it is told again
+        to stop it, as all that is not awaited there."""
+        node = self.nodes.get(job.node_key) if job.node_key is not None else None
+        if node is None or node.outstanding.get(job.number) is not job:
+            return
+        del node.outstanding[job.number]
+        record = self.computations[job.computation]
+        record.outstanding -= 1
+        if type(job.payload) is not bytes:
+            node.bulk_bytes -= job.size
+        if job.extras is not None:
+            node.load(job.extras.options.conditions, -1)
+        job.outcome = -1
+        job.reply = to_bytes(f"node {node.name} ({node.key}): {reason}")
+        job.payload = None
+        move(job, JobStatus.Abandoned)
+        self._out.append(c.AnnounceEnded([job]))
 
     def _close(self, record: ComputationRecord, terminate: bool) -> None:
         if record.closed or (record.closing and not terminate) or record.terminating:
@@ -799,6 +836,7 @@ class ClusterMachine(Placement):
         if deadline is not None:
             self._has_timed_jobs = True
             self._deadlines.add(job, now + deadline)
+            extras_of(job).due = min(extras_of(job).due, now + deadline)
         self._set_aside(record, job)
         self._dispatch(now)
         self._check_failed(record)

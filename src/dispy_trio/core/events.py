@@ -19,6 +19,7 @@ __all__ = [
     "CloseRequested",
     "ComputationAdded",
     "JobCancelRequested",
+    "JobGivenUp",
     "JobQueued",
     "JobUnstarted",
     "JobWithheld",
@@ -87,6 +88,16 @@ class JobCancelRequested:
     """A user wants this job to end."""
 
     job: Job
+    reason: str = ""
+    """Why, if that was said."""
+
+
+@frozen(eq=False, repr=False)
+class JobGivenUp:
+    """A job was cancelled, and its node has not told of its end for so long that nobody waits on."""
+
+    job: Job
+    reason: str
 
 
 @frozen(eq=False, repr=False)

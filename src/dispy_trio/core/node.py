@@ -12,8 +12,8 @@ After `zombie_seconds` away, and as long without a job that ended, a client with
 is forgotten; where the node is to end what absent clients run, so is one with jobs. A client that
 comes back after that is told, so that it does not take what is gone for what has never run.
 
-The cancel ladder of a running job: SIGINT at once, SIGTERM after 5 s, SIGKILL after 7 s, each to
-the process group of that very job. Before the first rung what waits behind the job in its worker
+The cancel ladder of a running job: SIGINT at once, SIGTERM after its grace, which is 5 s if nobody
+says more, SIGKILL 2 s later, each to the process group of that very job. Before the first rung what waits behind the job in its worker
 is recalled, so that no other job suffers.
 """
 
@@ -34,6 +34,7 @@ from dispy_trio.core.nodes import demands, slots_taken
 from dispy_trio.core.sessions import (
     WORKER_JOBS,
     Computation,
+    DueJob,
     EndedJob,
     Loading,
     NodeJob,
@@ -41,15 +42,19 @@ from dispy_trio.core.sessions import (
     Worker,
     WorkerState,
 )
-from dispy_trio.core.slots import POLL_SECONDS, STARTED_SECONDS, WORKER_BYTES, Slots
+from dispy_trio.core.slots import DUE_SLACK, POLL_SECONDS, STARTED_SECONDS, WORKER_BYTES, Slots
 from dispy_trio.errors import IllegalMove
-from dispy_trio.models import Outcome, SlotHolder
+from dispy_trio.models import (
+    CONDITIONS_OF_MOST,
+    KILL_SECONDS,
+    Conditions,
+    Outcome,
+    SlotHolder,
+)
 from dispy_trio.texts import to_bytes
 
 __all__ = ["NodeMachine", "NodeMachineEvent", "TemplateReport"]
 
-TERM_AFTER = 5.0
-KILL_AFTER = 7.0
 LIVE_SECONDS = 0.2
 """How often what a job writes is sent while it runs, to who wants that."""
 HOLDERS_TOLD = 32
@@ -368,17 +373,18 @@ class NodeMachine(Slots):
             self._out.append(c.ReleaseSegment(segment))
             self._send(session, messages.JobsReturned(message.computation, [number]))
         else:
-            job = NodeJob(
-                0,
+            job = self._make_job(
+                message.left,
                 None,
+                number,
+                message.attempt,
+                message.conditions,
                 segment,
                 message.sizes,
-                number=number,
-                attempt=message.attempt,
-                conditions=message.conditions,
             )
             session.jobs[number] = job
             computation.waiting.append(job)
+            self._watch_due(computation, job)
 
     def _open(self, session: Session, message: messages.OpenComputation, bundle: Any) -> None:
         number = message.computation
@@ -394,6 +400,7 @@ class NodeMachine(Slots):
             message.name,
             limit=options.cpus,
             live_output=options.live_output,
+            grace=options.grace,
         )
         session.computations[number] = computation
         self._turn.append(computation)
@@ -418,6 +425,9 @@ class NodeMachine(Slots):
             self._send(session, messages.JobsReturned(message.computation, unknown))
             return
         append = computation.waiting.append
+        if message.left is not None:
+            self._run_timed(session, computation, message, message.left)
+            return
         for number, attempt, payload in zip(
             message.numbers, message.attempts, message.payloads, strict=True
         ):
@@ -428,6 +438,25 @@ class NodeMachine(Slots):
             append(job)
         if not self.slots:
             # It was on its way when we stopped to take jobs.
+            self._recall(session, computation.number, len(message.numbers))
+
+    def _run_timed(
+        self,
+        session: Session,
+        computation: Computation,
+        message: messages.RunJobs,
+        left: Sequence[float],
+    ) -> None:
+        """The same for jobs with deadlines."""
+        for number, attempt, payload, seconds in zip(
+            message.numbers, message.attempts, message.payloads, left, strict=True
+        ):
+            if self._is_new(session, number, attempt):
+                job = self._make_job(seconds, payload, number, attempt, message.conditions)
+                session.jobs[number] = job
+                computation.waiting.append(job)
+                self._watch_due(computation, job)
+        if not self.slots:
             self._recall(session, computation.number, len(message.numbers))
 
     def _is_new(self, session: Session, number: int, attempt: int) -> bool:
@@ -629,8 +658,7 @@ class NodeMachine(Slots):
         while worker.sent and worker.sent[-1].sequence > started:
             returned.append(worker.sent.pop())
         for job in returned:
-            job.sequence = 0
-            computation.waiting.appendleft(job)
+            computation.wait_again(job)
         self._drop_cancelled(session, computation)
         if not self.slots and computation.waiting:
             self._recall(session, computation.number, len(computation.waiting))
@@ -694,8 +722,7 @@ class NodeMachine(Slots):
             victim = worker.sent.popleft()
             self._end_unbelieved(session, worker, report)
         for job in reversed(worker.sent):
-            job.sequence = 0
-            computation.waiting.appendleft(job)
+            computation.wait_again(job)
         worker.sent.clear()
         if victim is not None:
             computation.has_run = True
@@ -792,6 +819,8 @@ class NodeMachine(Slots):
         for session in self.sessions.values():
             started: list[c.StartedJob] = []
             for computation in session.computations.values():
+                if computation.next_due < math.inf:
+                    self._end_overdue(session, computation)
                 try:
                     for worker in computation.workers.values():
                         if worker.sent:
@@ -838,6 +867,8 @@ class NodeMachine(Slots):
             self._climb(computation, worker)
         elif self._now >= worker.timeout_at:
             head.timed_out = True
+            if isinstance(head, DueJob):
+                head.late = self._now >= head.due
             self._climb(computation, worker)
         elif worker.timeout_at < math.inf:
             self._arm(worker.timeout_at - self._now)
@@ -905,16 +936,74 @@ class NodeMachine(Slots):
                 self._recall_worker(computation, worker)
             self._out.append(c.InterruptJob(*where, head.sequence))
         since = self._now - worker.cancel_at
-        if worker.ladder == 1 and since >= TERM_AFTER:
+        grace = computation.grace
+        if head.conditions is not None and head.conditions.grace is not None:
+            grace = head.conditions.grace
+        if worker.ladder == 1 and since >= grace:
             worker.ladder = 2
             self._out.append(c.TerminateJob(*where, head.sequence))
-        if worker.ladder == 2 and since >= KILL_AFTER:
+        if worker.ladder == 2 and since >= grace + KILL_SECONDS:
             worker.ladder = 3
             self._out.append(c.KillWorker(*where))
             if worker.state is not WorkerState.ENDING:
                 worker.move(WorkerState.ENDING)
         if worker.ladder < 3:
-            self._arm((TERM_AFTER if worker.ladder == 1 else KILL_AFTER) - since + 0.001)
+            rung = grace if worker.ladder == 1 else grace + KILL_SECONDS
+            self._arm(rung - since + 0.001)
+
+    # --- deadlines -----------------------------------------------------------------------------
+    def _make_job(
+        self,
+        left: float | None,
+        payload: bytes | None,
+        number: int,
+        attempt: int,
+        conditions: Conditions | None,
+        segment: int | None = None,
+        sizes: Sequence[int] = (),
+    ) -> NodeJob:
+        """A job, with a deadline if it has seconds left."""
+        if left is None:
+            return NodeJob(
+                0,
+                payload,
+                segment,
+                sizes,
+                number=number,
+                attempt=attempt,
+                conditions=conditions,
+            )
+        return DueJob(
+            0,
+            payload,
+            segment,
+            sizes,
+            number=number,
+            attempt=attempt,
+            conditions=conditions or CONDITIONS_OF_MOST,
+            due=self._now + left,
+        )
+
+    def _watch_due(self, computation: Computation, job: NodeJob) -> None:
+        if job.due < computation.next_due:
+            computation.next_due = job.due
+            self._poll_at = min(self._poll_at, job.due + DUE_SLACK)
+
+    def _end_overdue(self, session: Session, computation: Computation) -> None:
+        """End what waits here though its deadline has passed, as does its client, if it is there."""
+        if self._now >= computation.next_due + DUE_SLACK:
+            waiting, computation.waiting = computation.waiting, deque()
+            for job in waiting:
+                if self._now >= job.due + DUE_SLACK:
+                    text = "its deadline passed before it started"
+                    self._end(session, job, Outcome.TIMED_OUT, f"{text}, on node {self.name}")
+                else:
+                    computation.waiting.append(job)
+            computation.next_due = min((job.due for job in computation.waiting), default=math.inf)
+            if computation.closing:
+                self._check_drained(session, computation)
+        # Not as a delay: see `_is_overdue`.
+        self._poll_at = min(self._poll_at, computation.next_due + DUE_SLACK)
 
     def _drop_cancelled(self, session: Session, computation: Computation) -> None:
         """End the cancelled jobs that wait here."""
@@ -1084,5 +1173,7 @@ def _segments_of(report: workers.TemplateEvent) -> list[int]:
 
 
 def _timed_out(job: NodeJob) -> bytes:
+    if isinstance(job, DueJob) and job.late:
+        return b"its deadline has passed"
     assert job.conditions is not None
     return f"ran longer than its timeout of {job.conditions.timeout:g} s".encode()

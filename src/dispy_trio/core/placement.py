@@ -27,7 +27,7 @@ from attrs import define, field
 
 from dispy_trio import messages
 from dispy_trio.core import commands as c
-from dispy_trio.core.aside import Aside, extras_of
+from dispy_trio.core.aside import Aside, extras_of, seconds_left
 from dispy_trio.core.jobs import ENDED, has_ended, move, try_again
 from dispy_trio.core.nodes import Membership, NodeRecord, NodeState, demands, slots_taken
 from dispy_trio.models import (
@@ -128,6 +128,8 @@ class Placement:
     hungry: bool = True
     """When the queues were last looked at, there was room for more than was found."""
     _recall_at: float = math.inf
+    _now: float = 0.0
+    """When jobs were given last."""
     _slots: int = 0
     """Slots of all nodes that are given jobs."""
     _out: list[c.ClusterCommand] = field(factory=list)
@@ -306,6 +308,7 @@ class Placement:
     # --- who is given what ---------------------------------------------------------------------
     def _dispatch(self, now: float) -> None:
         """Give jobs to every node with room, free slots first."""
+        self._now = now
         live = [r for r in self.computations.values() if r.queue or r.waiting_aside]
         self.hungry = not live
         if live and len(self.nodes) == 1:
@@ -326,6 +329,7 @@ class Placement:
 
     def _refill(self, node: NodeRecord, now: float) -> None:
         """One node has ended jobs: the only one whose room has changed."""
+        self._now = now
         for record in self.computations.values():
             if not (record.queue or record.waiting_aside):
                 self.hungry = True
@@ -426,9 +430,10 @@ class Placement:
 
     def _give_batch(self, node: NodeRecord, record: ComputationRecord, jobs: list[Job]) -> None:
         """Send jobs with extras; those that share their conditions share a message."""
-        for conditions, group in groupby(jobs, lambda job: extras_of(job).options.conditions):
+        for (conditions, is_timed), group in groupby(jobs, _kind):
             together = list(group)
             payloads = [job.payload for job in together]
+            left = [seconds_left(job, self._now) or 0.0 for job in together] if is_timed else None
             node.sent += sum(map(len, payloads))
             self._out.append(
                 c.Send(
@@ -440,6 +445,7 @@ class Placement:
                         payloads,
                         [],
                         None if conditions is CONDITIONS_OF_MOST else conditions,
+                        left,
                     ),
                 )
             )
@@ -565,6 +571,12 @@ class Placement:
 def _is_picky(conditions: Conditions) -> bool:
     """Does it need more than one slot that is free sooner or later?"""
     return conditions.cpus > 1 or bool(conditions.gpus or conditions.resources)
+
+
+def _kind(job: Job) -> tuple[Conditions, bool]:
+    """What jobs of one message have in common: the conditions, and whether they have a deadline."""
+    extras = extras_of(job)
+    return extras.options.conditions, extras.due < math.inf
 
 
 def late_text(job: Job) -> bytes:

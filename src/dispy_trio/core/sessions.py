@@ -16,11 +16,12 @@ from attrs import define, field
 from dispy_trio import messages
 from dispy_trio.core import workers
 from dispy_trio.errors import IllegalMove
-from dispy_trio.models import Conditions
+from dispy_trio.models import GRACE, Conditions
 
 __all__ = [
     "WORKER_MOVES",
     "Computation",
+    "DueJob",
     "EndedJob",
     "Loading",
     "NodeJob",
@@ -74,6 +75,21 @@ class NodeJob(workers.WorkerJob):
     reported: bool = False
     """The client was told that it runs."""
     conditions: Conditions | None = None
+
+    @property
+    def due(self) -> float:
+        """When it has to have ended. No field, as most have none, and all are made on the hot path."""
+        return math.inf
+
+
+@define(eq=False, kw_only=True)
+class DueJob(NodeJob):
+    """One with a deadline. It has conditions, so that it is given to a worker alone."""
+
+    due: float
+    """By this node's clock."""
+    late: bool = False
+    """It was stopped for its deadline."""
 
 
 @define(eq=False)
@@ -145,6 +161,10 @@ class Computation:
     limit: int = 0
     """Slots it may take; 0 for all."""
     live_output: bool = False
+    grace: float = GRACE
+    """Seconds from the interrupt of a job to its SIGTERM."""
+    next_due: float = math.inf
+    """When the first of those that wait may have to have ended."""
     successor: tuple[messages.OpenComputation, Any] | None = None
     """To be opened, with its bundle, when this one is closed."""
 
@@ -152,6 +172,12 @@ class Computation:
     def held(self) -> int:
         """Slots its workers take up."""
         return sum(worker.held for worker in self.workers.values())
+
+    def wait_again(self, job: NodeJob) -> None:
+        """What its worker has not started waits here again, first."""
+        job.sequence = 0
+        self.waiting.appendleft(job)
+        self.next_due = min(self.next_due, job.due)
 
     @property
     def depth(self) -> int:

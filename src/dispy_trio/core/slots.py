@@ -33,6 +33,7 @@ from dispy_trio.core.sessions import Computation, Loading, NodeJob, Worker, Work
 from dispy_trio.models import Conditions
 
 __all__ = [
+    "DUE_SLACK",
     "POLL_SECONDS",
     "STARTED_SECONDS",
     "WORKER_BYTES",
@@ -51,6 +52,8 @@ STARTED_SECONDS = 0.02
 START_AGAIN = 0.05
 START_AGAIN_AT_LAST = 5.0
 """Seconds before a worker is started after one could not be; doubled each time, up to the last."""
+DUE_SLACK = 0.25
+"""Seconds after its deadline at which a node stops a job by itself."""
 ISOLATED_DEPTH = 8
 """Isolated jobs to give to a worker at a time: forking is most of what they take."""
 
@@ -272,6 +275,10 @@ class Slots:
             if job.conditions is not worker.conditions:
                 break
             if job.conditions is not None:
+                if job.due < math.inf:
+                    if batch:
+                        break
+                    room = 1  # Nobody waits behind it, and it behind nobody.
                 self._set_conditions(worker, job.conditions, job)
             del waiting[0]
             job.sequence = first + len(batch)
@@ -316,7 +323,14 @@ class Slots:
         job.settings = {name: value for name, value in settings.items() if value}
         if 0 < conditions.timeout < math.inf:
             worker.timeout_at = self._now + conditions.timeout
-            self._arm(conditions.timeout)
+            job.settings["left"] = conditions.timeout
+        if job.due < math.inf:
+            left = job.due - self._now
+            job.settings["left"] = min(left, job.settings.get("left", math.inf))
+            # Its client stops it first, if it is there, and says why.
+            worker.timeout_at = min(worker.timeout_at, job.due + DUE_SLACK)
+        if worker.timeout_at < math.inf:
+            self._arm(worker.timeout_at - self._now)
 
     def _arm(self, delay: float) -> None:
         self._poll_at = min(self._poll_at, self._now + delay)

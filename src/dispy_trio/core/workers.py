@@ -35,7 +35,8 @@ class WorkerJob:
     """A memfd that carries the parts. It stays the caller's: a recalled job is sent again."""
     sizes: Sequence[int] = ()
     settings: dict[str, Any] | None = None
-    """How the worker has to be while it runs: ``environment``, ``memory``, ``directory``."""
+    """How the worker has to be while it runs: ``environment``, ``memory``, ``directory``,
+    and ``left``, the seconds that it may run."""
 
 
 @define(eq=False)

@@ -67,7 +67,8 @@ _UNCHECKED: frozenset[type[Message]] = frozenset(
         messages.JobOutput,
     }
 )
-"""The frequent and the long ones, of which nothing but conditions is of a user's choice."""
+"""The frequent and the long ones, of which nothing but conditions is of a user's choice, and a reason,
+which is made to fit."""
 
 _HEADER_SIZE = FRAME_HEADER.size
 
@@ -137,6 +138,8 @@ def decode(kind: int, body: bytes | memoryview, peer: str) -> Message:
         raise ProtocolError(f"{peer} sent a malformed {name}: {exc}") from exc
     columns = _COLUMNS.get(type(message))
     if columns is not None:
+        if type(message) is messages.RunJobs and message.left is not None:
+            columns = (*columns, "left")
         lengths = [len(getattr(message, column)) for column in columns]
         if lengths.count(lengths[0]) != len(lengths):
             name = MESSAGE_TYPES[kind].__name__

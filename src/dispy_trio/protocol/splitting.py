@@ -54,8 +54,8 @@ def _rows(message: Message, start: int, end: int) -> Message:
     rows = slice(start, end)
     changes = {
         column: getattr(message, column)[rows]
-        for column in ("numbers", "attempts", "starts", "ends", "outcomes", "payloads")
-        if hasattr(message, column)
+        for column in ("numbers", "attempts", "starts", "ends", "outcomes", "payloads", "left")
+        if getattr(message, column, None) is not None
     }
     if isinstance(message, messages.JobsFinished):
         kept = set(changes["numbers"])

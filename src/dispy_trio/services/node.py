@@ -699,6 +699,9 @@ class NodeService:
             incoming.message = message
             self._settle(session, message.blob, incoming)
         else:
+            if isinstance(message, messages.CancelJobs) and message.reason:
+                numbers = ", ".join(map(str, message.numbers))
+                log.info("%s cancels job %s: %s", peer.name, numbers, message.reason)
             self.host.feed(e.MessageReceived(session, message))
 
     def _take_bulk_job(self, session: str, message: messages.RunBulkJob, segment: int) -> None:

@@ -23,6 +23,8 @@ from dispy_trio.protocol.codec import decode, encode
         {"resources": {str(number): 1 for number in range(100)}},
         {"max_jobs_per_worker": 2**62},
         {"memory_limit": 2**62},
+        {"grace": 0},
+        {"grace": 10**9},
         {"priority": 2**62},
         {"priority": -(2**31), "retries": 10**6, "retry_delay": 0, "deadline": math.inf},
     ],
@@ -46,6 +48,8 @@ def test_the_most_that_may_be_asked_for_travels(options: Any) -> None:
         ({"priority": 2**70}, "priority is"),
         ({"max_jobs_per_worker": 2**70}, "max_jobs_per_worker is"),
         ({"memory_limit": 2**63}, "memory_limit is"),
+        ({"grace": 2e9}, "grace is 2000000000.0; it can't be more than 1000000000"),
+        ({"grace": math.inf}, "grace is inf; a job that is stopped has to end some time"),
         ({"memory_limit": "9999999999T"}, "memory_limit is"),
         ({"resources": {"disk": 2**63}}, r"resources\['disk'\] is"),
         ({"resources": {"x" * 10**7: 1}}, "resources: 'x{250}' is no name of a resource"),
@@ -71,12 +75,13 @@ def test_a_timeout_without_end_is_none() -> None:
         ("resources", {"licence": -1}),
         ("max_jobs_per_worker", 0),
         ("memory_limit", -1),
+        ("grace", -0.1),
         ("retries", -1),
         ("timeout", 0),
         ("timeout", -1.0),
         *[
             (name, value)
-            for name in ("timeout", "deadline", "retry_delay")
+            for name in ("timeout", "deadline", "retry_delay", "grace")
             for value in (math.nan, -math.inf, 10**400)
         ],
     ],
@@ -87,7 +92,7 @@ def test_what_no_node_could_keep_to_is_refused_by_name(name: str, value: Any) ->
         make_options(JobOptions(), **{name: value})
 
 
-@pytest.mark.parametrize("name", ["cpus", "gpus", "timeout", "memory_limit", "retries"])
+@pytest.mark.parametrize("name", ["cpus", "gpus", "timeout", "memory_limit", "retries", "grace"])
 @pytest.mark.parametrize("value", [True, "1.5x", [1]], ids=str)
 def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=name):

@@ -67,6 +67,8 @@ class PureCluster:
     """Chance that a worker can't be started."""
     cancels: float = 0.0
     """Chance per step that a job is cancelled."""
+    gives_up: float = 0.0
+    """Chance per step that a cancelled job is given up."""
     node_losses: int = 0
     disconnects: int = 0
     failures: float = 0.0
@@ -145,7 +147,12 @@ class PureCluster:
             self.tell(e.NodeCpusSet(node.key, 1, 100))
 
     def cancel(self, job: Job) -> None:
-        self.tell(e.JobCancelRequested(job))
+        self.tell(e.JobCancelRequested(job, "nobody waits" if self.gives_up else ""))
+
+    def give_up(self) -> None:
+        """Whoever cancelled a job waits no longer for its end."""
+        if cancelled := [job for job in self.jobs if job.cancelling]:
+            self.tell(e.JobGivenUp(self.rng.choice(cancelled), "too late"))
 
     def run(self, *, until: str = "ended", limit: int = 200_000) -> None:
         """Take actions until every job has ended and nothing is under way."""
@@ -164,6 +171,8 @@ class PureCluster:
                 self.kill_a_template()
             if self.cancels and self.rng.random() < self.cancels:
                 self.cancel(self.rng.choice(self.jobs))
+            if self.gives_up and self.rng.random() < self.gives_up:
+                self.give_up()
             if self.managing and self.rng.random() < self.managing:
                 self.manage()
             if self.node_losses and self.rng.random() < 0.002:

@@ -128,6 +128,30 @@ def test_extras_survive_lost_nodes(seed: int) -> None:
             assert job.extras.pinned or job.extras.late, "others may run anywhere"
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_jobs_that_are_given_up_end_once_too_and_hold_nothing(seed: int) -> None:
+    cluster = PureCluster(seed, [2, 1, 4], disconnects=4, failures=0.1, cancels=0.2, gives_up=0.5)
+    cluster.submit_special(120)
+    cluster.run()
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    check_nothing_is_held(cluster)
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_close_completes_also_when_jobs_are_given_up(seed: int, terminate: bool) -> None:
+    cluster = PureCluster(seed, [2, 1], disconnects=2, cancels=0.2, gives_up=0.5)
+    cluster.submit_special(60)
+    for _ in range(cluster.rng.randrange(200)):
+        if actions := cluster.actions():
+            cluster.rng.choice(actions)()
+    cluster.tell(e.CloseRequested(1, terminate))
+    cluster.run()
+    assert cluster.complete
+    assert all(len(cluster.ends[j.number]) == 1 for j in cluster.jobs)
+    assert all(node.machine.idle for node in cluster.nodes)
+
+
 def check_nothing_is_held(cluster: PureCluster) -> None:
     record = cluster.record
     assert (record.outstanding, record.waiting_aside) == (0, 0)

@@ -31,6 +31,7 @@ COLUMNS = {
     "starts",
     "ends",
     "outcomes",
+    "left",
 }
 
 
@@ -63,7 +64,7 @@ def any_value(hint: object, rows: int | None) -> st.SearchStrategy[object]:
         case builtins.tuple:
             return st.tuples(*(any_value(part, None) for part in typing.get_args(hint)))
         case types.UnionType | typing.Union:
-            return st.one_of([any_value(part, None) for part in typing.get_args(hint)])
+            return st.one_of([any_value(part, rows) for part in typing.get_args(hint)])
     if hint is int:
         if bounds.ge is None or bounds.le is None:
             return st.integers(-(2**63), 2**64 - 1)

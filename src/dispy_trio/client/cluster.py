@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from weakref import WeakSet
 
 import trio
 from attrs import define, field
 
 from dispy_trio.client import forks
-from dispy_trio.client.chunking import CallStream, ChunkSizer
+from dispy_trio.client.completing import JobFlow
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
-from dispy_trio.client.jobs import UserJob, next_job_id
+from dispy_trio.client.jobs import next_job_id
 from dispy_trio.client.keywords import with_suggestions
-from dispy_trio.client.listening import Listener
-from dispy_trio.client.live import LiveOutput
+from dispy_trio.client.mapping import CallFlow, Errors
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
-from dispy_trio.client.unseen import look_at
+from dispy_trio.client.streams import CLOSED, Stream
+from dispy_trio.client.threads import in_own_thread
+from dispy_trio.client.trio_ears import TrioEars
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
@@ -35,7 +37,6 @@ __all__ = ["Cluster", "open_cluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-A = TypeVar("A")
 
 
 @define(eq=False, repr=False)
@@ -47,6 +48,8 @@ class Cluster(Generic[P, T]):
     _open: bool = True
     _next_number: int = 1
     _process: int = field(factory=forks.current_process)
+    _maps: WeakSet[CallFlow[Any]] = field(factory=WeakSet)
+    """Those that may be under way."""
 
     def __attrs_post_init__(self) -> None:
         forks.watch(self)
@@ -78,6 +81,11 @@ class Cluster(Generic[P, T]):
         if forks.is_inherited(self._process):
             raise forks.made_elsewhere("the cluster", self._process)
 
+    def _check_open(self) -> None:
+        if not self._open:
+            self._check_process()
+            raise ClusterClosed(CLOSED)
+
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
 
@@ -88,9 +96,7 @@ class Cluster(Generic[P, T]):
         return self._submit(self._pack(args, kwargs))
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
-        if not self._open:
-            self._check_process()
-            raise ClusterClosed("the cluster is closed and takes no more jobs")
+        self._check_open()
         if self._is_program:
             if kwargs:
                 raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
@@ -140,91 +146,88 @@ class Cluster(Generic[P, T]):
 
     def map(
         self,
-        *iterables: Iterable[Any],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
         buffersize: int | None = None,
         chunksize: int | None = None,
+        ordered: bool = True,
+        errors: Errors = "raise",
+        source_in_thread: bool = False,
         progress: bool = False,
-    ) -> AsyncGenerator[T, None]:
-        """Call the computation with the items of the iterables; yield the results in order.
+    ) -> Stream[T]:
+        """Call the computation with the items of the iterables, and give the results.
+
+        >>> async for value in cluster.map(range(10)): ...
 
         Cheap calls travel many in one job, by their measured duration. The iterables are read
-        only as far as needed to keep the nodes busy. Close the generator when you leave it early
-        (``contextlib.aclosing``): that stops what is under way.
+        only as far as needed to keep the nodes busy. Leaving the loop early stops what is under way;
+        ``async with cluster.map(...) as values:`` also waits until it has stopped.
 
         Args:
-            iterables: one for each argument; the shortest one ends it.
-            buffersize: calls that may be read ahead of the results taken; bounded also by default.
+            iterables: one for each argument; the shortest one ends it. Async iterables, as the
+                receiving ends of memory channels, are read by a task of the cluster's, and async
+                generators closed by it.
+            buffersize: calls that may be read ahead of the results taken; None for at most 20 000 a
+                slot and 10 000 more, and of jobs of a millisecond and longer far fewer.
             chunksize: calls in one job; None chooses by measured duration.
+            ordered: give the results in the order of the calls, else as they come.
+            errors: ``"raise"`` what a call raised in the place of its result, and stop; give it as one
+                of the ``"values"``; or make all calls, and raise all errors as a ``"group"``.
+            source_in_thread: read the iterables in one thread, because they block.
             progress: show a bar of the calls on stderr, if that is a terminal.
 
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
+            ExceptionGroup: all that calls raised, with ``errors="group"``, after the last result.
+            ClusterClosed: the cluster takes no more jobs.
+            TypeError, ValueError: name the argument that can't be used, and what is allowed.
         """
-        values = self._results(iterables, buffersize, chunksize)
-        if not progress:
-            return values
-        counter = Counter(count_of(iterables))
-        return self._with_bar(values, counter, counter.took)
-
-    async def _results(
-        self,
-        iterables: tuple[Iterable[Any], ...],
-        buffersize: int | None,
-        chunksize: int | None,
-    ) -> AsyncGenerator[T, None]:
-        self._check_process()
-        machine = self._engine.machine
-        carried = self._engine.work.carried
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize), carried)
-        try:
-            while (under_way := stream.next_job(machine.slots)) is not None:
-                job, calls = under_way
-                await job.wait_ended()
-                values, failure = stream.take(job, calls)
-                for value in values:
-                    yield value
-                if failure is not None:
-                    raise failure
-        finally:
-            for job, _ in stream.pending:
-                look_at(job)  # Nobody else can.
-                job.cancel()
+        self._check_open()
+        counter = Counter(count_of(iterables)) if progress else None
+        flow: CallFlow[T] = CallFlow(
+            self._engine,
+            iterables,
+            self._submit,
+            buffersize=buffersize,
+            chunksize=chunksize,
+            ordered=ordered,
+            errors=errors,
+            source_in_thread=source_in_thread,
+            counter=counter,
+            bar=self._bar(counter),
+        )
+        self._maps.add(flow)
+        return Stream(flow)
 
     def as_completed(
-        self, jobs: Iterable[JobHandle[T]], *, progress: bool = False
-    ) -> AsyncGenerator[JobHandle[T], None]:
-        """Yield the jobs, each once, in the order in which they end.
+        self,
+        jobs: Iterable[JobHandle[T]] | AsyncIterable[JobHandle[T]],
+        *,
+        progress: bool = False,
+    ) -> Stream[JobHandle[T]]:
+        """Give the jobs, each once, in the order in which they end.
 
         Args:
-            jobs: to wait for.
+            jobs: to wait for; of an async iterable, as a memory channel's receiving end, as they come.
             progress: show a bar on stderr, if that is a terminal.
         """
-        if not progress:
-            return self._as_completed(jobs)
-        given = dict.fromkeys(jobs)
-        counter = Counter(len(given))
-        return self._with_bar(self._as_completed(given), counter, counter.took_job)
+        self._check_process()
+        counter = Counter(count_of((jobs,))) if progress else None
+        return Stream(JobFlow(self._engine, jobs, counter=counter, bar=self._bar(counter)))
 
-    async def _as_completed(
-        self, jobs: Iterable[JobHandle[T]]
-    ) -> AsyncGenerator[JobHandle[T], None]:
-        send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
-        waiting = 0
-        for job in dict.fromkeys(jobs):
-            waiting += 1
-            seen = trio.Event()
+    def _bar(self, counter: Counter | None) -> AbstractContextManager[None] | None:
+        if counter is None:
+            return None
+        return watch_counter(self._engine.work.opening.name, self._engine, counter)
 
-            def announce(
-                _job: UserJob[Any], job: JobHandle[T] = job, seen: trio.Event = seen
-            ) -> None:
-                if not seen.is_set():
-                    seen.set()
-                    send.send_nowait(job)
+    def _end_maps(self) -> None:
+        """Nothing more is read for those whose results are not waited for, and nothing more run."""
+        for flow in list(self._maps):
+            flow.cluster_left()
 
-            if not job.add_waiter(announce):
-                announce(job)
-        for _ in range(waiting):
-            yield await receive.receive()
+    def slots_changed(self) -> None:
+        """A node has come."""
+        for flow in list(self._maps):
+            flow.look_again()
 
     async def wait(self, *, progress: bool = False) -> None:
         """Wait until no job is pending.
@@ -233,6 +236,7 @@ class Cluster(Generic[P, T]):
             progress: show a bar on stderr, if that is a terminal.
         """
         self._check_process()
+        await trio.lowlevel.checkpoint()
         with self.progress() if progress else nullcontext():
             await self._engine.wait_drained()
 
@@ -247,15 +251,6 @@ class Cluster(Generic[P, T]):
             return submitted, submitted - self._engine.count_pending()
 
         return watch_engine(self._engine.work.opening.name, self._engine, read)
-
-    async def _with_bar(
-        self, values: AsyncGenerator[A, None], counter: Counter, took: Callable[[A], None]
-    ) -> AsyncGenerator[A, None]:
-        with watch_counter(self._engine.work.opening.name, self._engine, counter):
-            async with aclosing(values):
-                async for value in values:
-                    took(value)
-                    yield value  # noqa: ASYNC119 - left early, it ends as late as the jobs do
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
@@ -278,21 +273,6 @@ class OptionedCluster(Generic[P, T]):
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Cluster.run`."""
         return await self.submit(*args, **kwargs).wait()
-
-
-class _Showing(Listener):
-    """Shows what jobs print while they run."""
-
-    def __init__(self) -> None:
-        live = LiveOutput()
-        self.written = live.written  # type: ignore[method-assign]
-        self._live = live
-
-    def ending(self, jobs: Sequence[Any]) -> None:
-        self._live.ended(jobs)
-
-    def requeued(self, node: str, jobs: Sequence[Any]) -> None:
-        self._live.restarted(jobs)
 
 
 @with_suggestions("open_cluster")
@@ -364,7 +344,7 @@ async def open_cluster(
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.
-    choice = await trio.to_thread.run_sync(choose_nodes, nodes, abandon_on_cancel=True)
+    choice = await in_own_thread(choose_nodes, nodes, abandon_on_cancel=True)
     settings = ClusterSettings(
         choice,
         cpus,
@@ -393,10 +373,15 @@ async def open_cluster(
         embedded = EmbeddedNode(
             cpus=cpus, secret_file=secret_file, secret=secret, certfile=certfile, keyfile=keyfile
         )
-    listener = _Showing() if live_output else Listener()
-    async with open_engine(work, settings, listener, embedded) as engine:
-        cluster: Cluster[P, T] = Cluster(engine, work.is_program)
-        try:
-            yield cluster
-        finally:
-            cluster._open = False
+    ears = TrioEars(live_output=live_output)
+    try:
+        async with open_engine(work, settings, ears, embedded) as engine:
+            cluster: Cluster[P, T] = Cluster(engine, work.is_program)
+            ears.slots_changed = cluster.slots_changed
+            try:
+                yield cluster
+            finally:
+                cluster._open = False
+                cluster._end_maps()
+    finally:
+        await ears.aclose()

@@ -38,6 +38,7 @@ from dispy_trio.client.nodes import (
     unmatched_text,
 )
 from dispy_trio.client.settings import ClusterSettings, Work
+from dispy_trio.client.threads import in_own_thread
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.client.unseen import Unseen, look_at
 from dispy_trio.compute.depends import to_job_file
@@ -48,7 +49,14 @@ from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import NodeRecord, NodeState
 from dispy_trio.core.placement import NEVER_READY
-from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
+from dispy_trio.errors import (
+    ClusterClosed,
+    ClusterFailed,
+    ConnectError,
+    ConnectionLost,
+    DispyError,
+    innermost,
+)
 from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile, JobStatus
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
@@ -335,6 +343,16 @@ class Engine:
         assert self._nursery is not None, "the engine runs when its core decides anything"
         self._nursery.start_soon(task, *args)
 
+    def start_task(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run a task of a cluster's until the engine ends.
+
+        Raises:
+            ClusterClosed: it has ended.
+        """
+        if self.has_ended:
+            raise ClusterClosed("the cluster is closed and takes no more jobs")
+        self._start(task, *args)
+
     # --- preparing nodes -----------------------------------------------------------------------
     def _prepare(self, key: str, incarnation: str) -> None:
         """Decide whether and how to use a node, and put the files there that it needs."""
@@ -411,7 +429,7 @@ class Engine:
             with trio.move_on_after(STATUS_GRACE):
                 await self._statuses.setdefault(key, trio.Event()).wait()
         # The user's own code: it may take its time, and pulses are not to wait for it.
-        allocation = await trio.to_thread.run_sync(self._allocate, record, abandon_on_cancel=True)
+        allocation = await in_own_thread(self._allocate, record, abandon_on_cancel=True)
         if allocation is None:
             return None
         files = list(self.work.files)
@@ -715,7 +733,7 @@ async def open_engine(
         if embedded is not None:
             embedded.end()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(embedded.wait, CLOSE_GRACE)
+                await in_own_thread(embedded.wait, CLOSE_GRACE)
         raise
     engine = Engine(
         settings=settings,
@@ -765,6 +783,6 @@ async def open_engine(
             last = engine.keeper.node
             last.end()
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(last.wait, CLOSE_GRACE)
+                await in_own_thread(last.wait, CLOSE_GRACE)
     if error is not None:
         raise error

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from dispy_trio import config, messages, seams
+from dispy_trio.client.threads import in_own_thread
 from dispy_trio.errors import ConnectionLost, ProtocolError, RemoteError
 from dispy_trio.models import JobFile
 from dispy_trio.protocol.codec import encode
@@ -67,7 +68,7 @@ async def _put_one(
     job: int,
     dest_path: str,
 ) -> int:
-    size, digest, mode, modified = await trio.to_thread.run_sync(describe_file, file.source)
+    size, digest, mode, modified = await in_own_thread(describe_file, file.source)
     put = messages.PutFile(
         request, computation, job, dest_path, file.target, size, digest, mode, modified
     )

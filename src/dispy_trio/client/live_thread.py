@@ -3,8 +3,10 @@ no cluster from its work."""
 
 from __future__ import annotations
 
+import select
 import threading
 from collections import deque
+from typing import Any
 
 from dispy_trio.client.live import LiveOutput
 
@@ -14,6 +16,10 @@ MOST_HELD = 8 * 1024 * 1024
 """Characters that wait to be written; with more of them it is shown no more."""
 SHOW_GRACE = 2.0
 """Seconds that the end of a cluster waits for what is not written yet."""
+PIECE = 1000
+"""Characters; a pipe into which anything can be written takes them, whatever they are."""
+LOOK_SECONDS = 0.1
+"""How often it is looked whether anybody still wants it to be shown."""
 
 
 class LiveThread:
@@ -32,41 +38,62 @@ class LiveThread:
     def _put(self, which: int, text: str) -> None:
         with self._changed:
             if self._held > MOST_HELD:
-                self._texts.clear()
-                for each in (0, 1):
-                    self._live.fail(each, TimeoutError("nobody reads it as fast as jobs write"))
+                self._give_up("nobody reads it as fast as jobs write")
                 return
             self._texts.append((which, text))
             self._held += len(text)
             self._changed.notify_all()
             if self._thread is None:
-                # It may wait for a reader for ever, and no program waits for it.
                 self._thread = threading.Thread(
                     target=self._run, name="dispy_trio live output", daemon=True
                 )
                 self._thread.start()
 
+    def _give_up(self, why: str) -> None:
+        for which in (0, 1):
+            self._live.fail(which, TimeoutError(why))
+        self._texts.clear()
+        self._held = 0
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._texts:
-                    self._held = 0
-                    if self._finishing:
-                        return
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._texts or self._finishing)
+                if not self._texts:
+                    return
                 which, text = self._texts.popleft()
                 self._held -= len(text)
-            self._write(which, text)
+            for start in range(0, len(text), PIECE):
+                if not self._wait_writable(which):
+                    break
+                self._write(which, text[start : start + PIECE])
+
+    def _wait_writable(self, which: int) -> bool:
+        """Wait until a stream takes something: a thread that hangs in a write keeps a program from
+        its end. False when it is not to be shown any more."""
+        descriptor = _descriptor_of(self._live.streams()[which])
+        while which not in self._live.failures:
+            if descriptor is None or select.select([], [descriptor], [], LOOK_SECONDS)[1]:
+                return True
+        return False
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is written, or for so long."""
+        """Wait until all is written; what is not within `seconds` never is."""
         with self._changed:
             self._finishing = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(seconds)
-            if self._thread.is_alive():
+            thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+            if thread.is_alive():
                 with self._changed:
-                    self._texts.clear()
-                for which in (0, 1):
-                    self._live.fail(which, TimeoutError("nobody reads it"))
+                    self._give_up("nobody reads it")
+                thread.join(seconds)
+
+
+def _descriptor_of(stream: Any) -> int | None:
+    try:
+        descriptor: int = stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None  # It is none of the system's, or closed, which is found by writing.
+    return descriptor

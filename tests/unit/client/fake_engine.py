@@ -12,7 +12,6 @@ from typing import Any
 import trio
 
 from dispy_trio.client.cluster import Cluster
-from dispy_trio.client.engine import Engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.compute.pickling import NOTHING_CARRIED
 from dispy_trio.models import JobOptions, JobStatus, Outcome
@@ -55,7 +54,7 @@ class FakeEngine:
     def run(self, job: JobAny) -> None:
         """Run a job that waits."""
         self.queue.remove(job)
-        args, kwargs = pickle.loads(job.payload)  # type: ignore[arg-type]
+        args, kwargs = pickle.loads(job.payload)
         if kwargs is None or kwargs is False:
             job.reply = pickle.dumps(self._call_many(args, to_the_end=kwargs is False))
         else:
@@ -110,6 +109,5 @@ async def fake_cluster(
     async with trio.open_nursery() as nursery:
         engine.nursery = nursery
         as_engine: Any = engine
-        assert isinstance(as_engine, FakeEngine | Engine)
         yield Cluster(as_engine), engine
         nursery.cancel_scope.cancel()

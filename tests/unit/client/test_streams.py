@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ from .fake_engine import fake_cluster
 async def take_all(values: list[Any], stream: AsyncIterable[Any]) -> None:
     """Take them into a list, which is there also when it raises."""
     async for value in stream:
-        values.append(value)  # noqa: PERF401
+        values.append(value)
 
 
 def work(seconds: float) -> None:
@@ -54,7 +54,8 @@ async def test_each_value_of_map_is_a_checkpoint_for_cancellation() -> None:
     values = []
     async with fake_cluster() as (cluster, _):
         with trio.CancelScope() as scope:
-            await take_all(values, cluster.map(range(1000), chunksize=1000))
+            async for value in cluster.map(range(1000), chunksize=1000):
+                values.append(value)
                 scope.cancel()
     assert scope.cancelled_caught
     assert values == [0]
@@ -167,7 +168,7 @@ async def test_what_is_read_ahead_is_bounded_in_values(how: str, buffersize: int
 
 
 # --- where the arguments come from -----------------------------------------------------------------
-async def agen(count: int, turns: bool = True) -> AsyncIterator[int]:
+async def agen(count: int, turns: bool = True) -> AsyncGenerator[int, None]:
     for n in range(count):
         if turns:
             await trio.lowlevel.checkpoint()

@@ -20,6 +20,8 @@ OWN_INTERPRETERS = [
     ),
 ]
 """Tests that start processes."""
+ENDINGS = "tests/acceptance/test_unclosed_clusters.py"
+"""How the interpreter ends differs from one Python to the next."""
 EARLY_TESTS = ["--numprocesses=2", "tests/simulation", "tests/acceptance/test_errors.py"]
 CODE = ["src", "tests", "examples", "benchmarks", "noxfile.py"]
 
@@ -126,6 +128,8 @@ def tests(session: nox.Session) -> None:
     session.install("-e", ".", *group("test"))
     few = [] if session.python in (PYTHONS[0], PYTHONS[-1]) else OWN_INTERPRETERS
     session.run("python", "-m", "pytest", *(session.posargs or ["--numprocesses=2", *few]))
+    if not session.posargs and session.python != PYTHONS[0]:  # There `acceptance` runs them.
+        session.run("python", "-m", "pytest", "--numprocesses=2", ENDINGS)
 
 
 if EARLY_PYTHON is not None:

@@ -7,6 +7,7 @@ environment, so that "nothing is left" can be seen from outside.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -151,7 +152,8 @@ class World:
                 process.kill()
         left = self.marked()
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self.processes:
             process.communicate()  # Only now: what it has started may have held its pipes open.
         assert not left, f"processes were left: {left}"

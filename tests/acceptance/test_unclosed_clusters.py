@@ -77,6 +77,35 @@ def test_after_an_uncaught_error_jobs_of_an_embedded_node_are_ended(world: World
     world.wait_until_gone()
 
 
+def test_files_and_choices_of_nodes_reach_jobs_of_a_program_that_has_ended(world: World) -> None:
+    """They take threads, and on Python 3.12 none can be started then."""
+    data = world.write("data.txt", "what they need")
+    script = (
+        PRELUDE
+        + f"""
+def compute(n):
+    import time
+    time.sleep(0.2)
+    open({str(world.tmp_path)!r} + f"/done{{n}}", "w").write(open("data.txt").read())
+
+class Slow(dispy_trio.NodeAllocate):
+    def allocate(self, *args, **kwargs):
+        wait_for(lambda: not threading.main_thread().is_alive())
+        return 1
+
+cluster = JobCluster(compute, nodes=[Slow("127.0.0.2", port=int(sys.argv[1]))])
+jobs = [cluster.submit(n, dispy_job_depends=[{str(data)!r}]) for n in range(3)]
+"""
+    )
+    node = world.start_node("127.0.0.2", "--cpus", "1")
+    port = node.address.rpartition(":")[2]
+    program = world.start(sys.executable, world.write("program.py", script), port)
+    _, err = program.communicate(timeout=LIMIT)
+    assert (program.returncode, err) == (0, "")
+    for n in range(3):
+        assert (world.tmp_path / f"done{n}").read_text() == "what they need"
+
+
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "del cluster"])
 def test_a_program_that_ends_normally_waits_for_its_jobs(world: World, end: str) -> None:
     script = (

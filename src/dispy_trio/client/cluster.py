@@ -26,12 +26,12 @@ from dispy_trio.client.options import Isolation, Options, make_options, options_
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
 from dispy_trio.client.streams import CLOSED, Stream
-from dispy_trio.client.threads import in_own_thread
 from dispy_trio.client.trio_ears import TrioEars
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
 from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobOptions
+from dispy_trio.runtime.threads import run_in_thread
 
 __all__ = ["Cluster", "open_cluster"]
 
@@ -344,7 +344,7 @@ async def open_cluster(
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.
-    choice = await in_own_thread(choose_nodes, nodes, abandon_on_cancel=True)
+    choice = await run_in_thread(choose_nodes, nodes, abandon_on_cancel=True)
     settings = ClusterSettings(
         choice,
         cpus,

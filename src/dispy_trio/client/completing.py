@@ -71,8 +71,9 @@ class JobFlow(Flow[JobHandle[T]]):
         if self._bar is not None:
             self._shown.enter_context(self._bar)
         if isinstance(self._jobs, AsyncIterable):
-            self._reading = trio.CancelScope()
-            self._engine.start_task(self._run_reader, self._reading)
+            scope = trio.CancelScope()
+            self._engine.start_task(self._run_reader, scope)
+            self._reading = scope
         else:
             self._source = iter(self._jobs)
 

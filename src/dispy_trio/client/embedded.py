@@ -115,6 +115,11 @@ class EmbeddedNode:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_gone(self) -> bool:
+        """Has its process ended?"""
+        return self._process.poll() is not None
+
     def start_another(self) -> EmbeddedNode:
         """A new one, with the same settings."""
         settings = self._settings
@@ -149,7 +154,7 @@ class EmbeddedNode:
 
     def wait(self, timeout: float) -> None:
         """Wait until its process is gone; kill it when that takes longer than `timeout` seconds."""
-        if self._process.poll() is not None:
+        if self.is_gone:
             return
         # Not `Popen.wait` with its timeout: that looks again and again, at growing intervals.
         pidfd = os.pidfd_open(self._process.pid)

@@ -23,7 +23,7 @@ from attrs import define, evolve, field
 from dispy_trio import messages, seams
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.jobs import UserJob
-from dispy_trio.client.keeping import Keeper
+from dispy_trio.client.keeping import Keeper, see_off
 from dispy_trio.client.link import NodeLink
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import (
@@ -38,7 +38,6 @@ from dispy_trio.client.nodes import (
     unmatched_text,
 )
 from dispy_trio.client.settings import ClusterSettings, Work
-from dispy_trio.client.threads import in_own_thread
 from dispy_trio.client.troubles import Troubles
 from dispy_trio.client.unseen import Unseen, look_at
 from dispy_trio.compute.depends import to_job_file
@@ -63,6 +62,7 @@ from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, 
 from dispy_trio.runtime.host import Host
 from dispy_trio.runtime.net import TcpNet
 from dispy_trio.runtime.secret import Secret, choose_secret
+from dispy_trio.runtime.threads import run_in_thread
 from dispy_trio.texts import to_bytes
 
 if TYPE_CHECKING:
@@ -429,7 +429,7 @@ class Engine:
             with trio.move_on_after(STATUS_GRACE):
                 await self._statuses.setdefault(key, trio.Event()).wait()
         # The user's own code: it may take its time, and pulses are not to wait for it.
-        allocation = await in_own_thread(self._allocate, record, abandon_on_cancel=True)
+        allocation = await run_in_thread(self._allocate, record, abandon_on_cancel=True)
         if allocation is None:
             return None
         files = list(self.work.files)
@@ -731,9 +731,7 @@ async def open_engine(
         doors = doors or real_doors(settings)
     except DispyError:
         if embedded is not None:
-            embedded.end()
-            with trio.CancelScope(shield=True):
-                await in_own_thread(embedded.wait, CLOSE_GRACE)
+            await see_off(embedded)
         raise
     engine = Engine(
         settings=settings,
@@ -780,9 +778,6 @@ async def open_engine(
             engine.unseen.tell(work.opening.name, engine.jobs_ended)
         engine.end_left(f"the cluster ended: {failure or 'closed'}")
         if engine.keeper is not None:
-            last = engine.keeper.node
-            last.end()
-            with trio.CancelScope(shield=True):
-                await in_own_thread(last.wait, CLOSE_GRACE)
+            await see_off(engine.keeper.node)
     if error is not None:
         raise error

@@ -9,10 +9,10 @@ from pathlib import Path
 import trio
 
 from dispy_trio import config, messages, seams
-from dispy_trio.client.threads import in_own_thread
 from dispy_trio.errors import ConnectionLost, ProtocolError, RemoteError
 from dispy_trio.models import JobFile
 from dispy_trio.protocol.codec import encode
+from dispy_trio.runtime.threads import run_in_thread
 from dispy_trio.runtime.transfer import (
     describe_file,
     receive_file,
@@ -68,7 +68,7 @@ async def _put_one(
     job: int,
     dest_path: str,
 ) -> int:
-    size, digest, mode, modified = await in_own_thread(describe_file, file.source)
+    size, digest, mode, modified = await run_in_thread(describe_file, file.source)
     put = messages.PutFile(
         request, computation, job, dest_path, file.target, size, digest, mode, modified
     )

@@ -21,10 +21,29 @@ from dispy_trio.compute.deaths import name_of_signal
 from dispy_trio.errors import ConnectError, ConnectionLost, LocalError
 from dispy_trio.logs import log
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "see_off"]
 
 MAX_DEATHS = 3
 DEATHS_SECONDS = 60.0
+END_GRACE = 5.0
+"""Seconds that the process has to end, once its client is gone; then it is killed."""
+
+
+async def see_off(node: EmbeddedNode) -> None:
+    """End an embedded node and wait, shielded, until its process is gone.
+
+    Without a thread: from Python 3.12 on none can be started any more when the interpreter ends.
+    """
+    node.end()
+    if node.is_gone:
+        return
+    pidfd = os.pidfd_open(node.pid)
+    try:
+        with trio.move_on_after(END_GRACE, shield=True):
+            await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+    node.wait(0)
 
 
 @define(eq=False)

@@ -21,10 +21,10 @@ from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.readers import CLOSE_GRACE, AsyncZip, are_async
 from dispy_trio.client.streams import CLOSED, TURN_SECONDS, Flow
-from dispy_trio.client.threads import in_own_thread
 from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, Raised
 from dispy_trio.errors import ClusterClosed
+from dispy_trio.runtime.threads import run_in_thread
 
 if TYPE_CHECKING:
     from dispy_trio.client.engine import Engine
@@ -88,7 +88,7 @@ class CallFlow(Flow[T]):
         self._failure: BaseException | None = None
         """Raised when the results before it were taken."""
         self._running: set[JobHandle[Any]] = set()
-        self._ready: deque[JobHandle[Any]] = deque()
+        self._ready: dict[JobHandle[Any], None] = {}
         """Have ended, and their results were not taken."""
         self._begun = False
         self._is_read = False
@@ -109,17 +109,14 @@ class CallFlow(Flow[T]):
         if not self._begun:
             self._begin()
         if self._source is not None:
-            try:
-                await self._read_on_loop(self._source)
-            except Exception as exc:
-                self._fail(exc)
+            await self._read_on_loop(self._source)
         if self.values or self.is_over:
             return
-        if (job := self._next_ready()) is not None:
+        if (job := self._ready_job()) is not None:
             self._take(job)
         elif self._calls.pending:
             await self.wait_changed()
-        elif self._failure is not None:
+        elif self._failure is not None and not self._read:
             failure, self._failure = self._failure, None
             self._finish()
             raise failure
@@ -135,9 +132,6 @@ class CallFlow(Flow[T]):
         """The cluster takes no more jobs, and waits for those that there are."""
         if self._lot.statistics().tasks_waiting or self.is_over:
             self._fail(ClusterClosed(CLOSED))
-            if self._reading is not None:
-                self._reading.cancel()
-            self._source = None
         else:
             self.close()
 
@@ -150,19 +144,21 @@ class CallFlow(Flow[T]):
         if self._bar is not None:
             self._shown.enter_context(self._bar)
         if self._in_thread or self._is_async:
-            self._reading = trio.CancelScope()
-            self._engine.start_task(self._run_reader, self._reading)
+            scope = trio.CancelScope()
+            self._engine.start_task(self._run_reader, scope)
+            self._reading = scope
         else:
             self._source = zip(*self._iterables, strict=False)
 
-    def _next_ready(self) -> JobHandle[Any] | None:
-        if not self._ordered:
-            return self._ready.popleft() if self._ready else None
-        first = next(iter(self._calls.pending), None)
-        return first if first is not None and first.ended else None
+    def _ready_job(self) -> JobHandle[Any] | None:
+        """The job whose results come next, if it has ended."""
+        jobs = self._calls.pending if self._ordered else self._ready
+        job = next(iter(jobs), None)
+        return job if job is not None and job.ended else None
 
     def _take(self, job: JobHandle[Any]) -> None:
         count = self._calls.pending[job]
+        self._ready.pop(job, None)
         try:
             values, failure = self._calls.take(job)
         except Exception as exc:
@@ -199,12 +195,16 @@ class CallFlow(Flow[T]):
         return slots * min(MOST_JOBS, 2 + int(LEAD / max(seconds, 1e-6)))
 
     def _room(self) -> int:
-        if self.is_over or self._failure is not None:
+        if self.is_over:
             return 0
         return self._calls.room(self._most_jobs(), len(self.values))
 
-    def _send(self, chunk: list[tuple[Any, ...]]) -> None:
-        job = self._calls.send(chunk)
+    def _try_to_send(self, chunk: list[tuple[Any, ...]]) -> None:
+        try:
+            job = self._calls.send(chunk)
+        except Exception as exc:
+            self._fail(exc)
+            return
         self._running.add(job)
         if not job.add_waiter(self._heard_of):
             self._heard_of(job)
@@ -215,15 +215,22 @@ class CallFlow(Flow[T]):
             return
         self._running.remove(job)
         if not self._ordered and job in self._calls.pending:
-            self._ready.append(job)
+            self._ready[job] = None
         self._send_read()
         self.wake()
 
     def _fail(self, exc: BaseException) -> None:
-        """Raise it when the results of what is under way were taken."""
+        """No more jobs can be made: raise it when the results of those under way were taken."""
+        self._read.clear()
+        if self._reading is not None:
+            self._reading.cancel()
+        self._break_off(exc)
+
+    def _break_off(self, exc: BaseException) -> None:
+        """Nothing more can be read: raise it when the results of what was read were taken."""
         self._failure = self._failure or exc
         self._is_read = True
-        self._read.clear()
+        self._source = None
         self.wake()
 
     def _stop_all(self) -> None:
@@ -258,15 +265,18 @@ class CallFlow(Flow[T]):
     async def _read_on_loop(self, source: Iterator[tuple[Any, ...]]) -> None:
         while (size := self._room()) and self._source is not None:
             chunk: list[tuple[Any, ...]] = []
-            _read_until(source, chunk, size, perf_counter() + TURN_SECONDS)
-            if not chunk:
+            try:
+                _read_until(source, chunk, size, perf_counter() + TURN_SECONDS)
+            except Exception as exc:
+                self._break_off(exc)
+            if chunk:
+                self._try_to_send(chunk)
+            else:
                 self._is_read = True
                 self._source = None
-                return
-            self._send(chunk)
             if self.is_due():
                 await self.give_turn()
-                if self._next_ready() is not None:
+                if self._ready_job() is not None:
                     return  # Its results come before what is read ahead.
 
     def _send_read(self, *, only_full: bool = False) -> None:
@@ -276,10 +286,7 @@ class CallFlow(Flow[T]):
             if waits and len(self._read) < size and not self._is_read:
                 return
             chunk = [self._read.popleft() for _ in range(min(size, len(self._read)))]
-            try:
-                self._send(chunk)
-            except Exception as exc:
-                self._fail(exc)
+            self._try_to_send(chunk)
 
     def look_again(self) -> None:
         """A node has come: there may be more slots."""
@@ -308,7 +315,7 @@ class CallFlow(Flow[T]):
             with scope:
                 if self._in_thread:
                     # Not of the program's own threads: its source may wait for ever.
-                    await in_own_thread(self._read_in_thread, self._token, abandon_on_cancel=True)
+                    await run_in_thread(self._read_in_thread, self._token, abandon_on_cancel=True)
                 else:
                     await self._read_async(AsyncZip(self._iterables))
                 failure = None
@@ -318,8 +325,8 @@ class CallFlow(Flow[T]):
         finally:
             self._reading = None
             self._is_read = True
-            if failure is not None and not self.is_over and self._failure is None:
-                self._fail(failure)
+            if failure is not None and not self.is_over:
+                self._break_off(failure)
             self._send_read()
             self.wake()
 

@@ -10,7 +10,7 @@ import trio
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
 from dispy_trio.client.live_thread import SHOW_GRACE, LiveThread
-from dispy_trio.client.threads import in_own_thread
+from dispy_trio.runtime.threads import run_in_thread
 
 __all__ = ["TrioEars"]
 
@@ -44,4 +44,4 @@ class TrioEars(Listener):
         """See that all is shown, if that does not take long."""
         if self._live is not None:
             with trio.CancelScope(shield=True):
-                await in_own_thread(self._thread.finish, SHOW_GRACE)
+                await run_in_thread(self._thread.finish, SHOW_GRACE)

@@ -12,6 +12,8 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
+from dispy_trio.runtime.threads import run_in_thread
+
 __all__ = ["STEP_SECONDS", "in_file_thread"]
 
 T = TypeVar("T")
@@ -31,4 +33,4 @@ async def in_file_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
     except LookupError:
         limiter = trio.CapacityLimiter(FILE_THREADS)
         _limiter.set(limiter)
-    return await trio.to_thread.run_sync(function, *args, limiter=limiter)
+    return await run_in_thread(function, *args, limiter=limiter)

@@ -25,7 +25,7 @@ from dispy_trio.core import events as e
 from dispy_trio.core.node import NodeMachine, NodeMachineEvent, TemplateReport
 from dispy_trio.core.sessions import NodeJob
 from dispy_trio.core.slots import thread_variables
-from dispy_trio.errors import DispyError, LocalError, ProtocolError, RemoteError
+from dispy_trio.errors import ConnectError, DispyError, LocalError, ProtocolError, RemoteError
 from dispy_trio.models import Outcome
 from dispy_trio.protocol.auth import Hello, Kind, Role
 from dispy_trio.protocol.codec import encode
@@ -566,7 +566,9 @@ class NodeService:
 
     def _tell_refusal(self, host: str, exc: DispyError) -> None:
         source = self._knocks.refused(host)
-        level = logging.DEBUG if source is None else logging.WARNING
+        # Who starts us for itself may end at any moment, and says why.
+        broken_off = self.settings.embedded and isinstance(exc, ConnectError)
+        level = logging.DEBUG if source is None or broken_off else logging.WARNING
         # As text: whoever keeps records would keep the error, and with it the connection.
         log.log(level, "refused a connection: %s", str(exc))
         if source is not None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dispy_trio.errors import ClusterClosed, JobTerminated
+from dispy_trio.errors import ClusterClosed, JobTerminated, PickleArgumentError
 
 from .fake_engine import fake_cluster
 
@@ -247,8 +247,11 @@ async def test_a_source_that_blocks_for_ever_is_left_in_its_thread() -> None:
         release.set()
 
 
+@pytest.mark.parametrize("chunksize", [None, 100])
 @pytest.mark.parametrize("how", ["loop", "async", "thread"])
-async def test_what_a_source_raises_comes_after_the_results_before_it(how: str) -> None:
+async def test_what_a_source_raises_comes_after_the_results_before_it(
+    how: str, chunksize: int | None
+) -> None:
     def broken() -> Iterator[int]:
         yield 1
         yield 2
@@ -261,8 +264,9 @@ async def test_what_a_source_raises_comes_after_the_results_before_it(how: str) 
     values: list[Any] = []
     async with fake_cluster() as (cluster, _):
         source = broken_too() if how == "async" else broken()
+        stream = cluster.map(source, source_in_thread=how == "thread", chunksize=chunksize)
         with pytest.raises(LookupError, match="no more"):
-            await take_all(values, cluster.map(source, source_in_thread=how == "thread"))
+            await take_all(values, stream)
     assert values == [2, 4]
 
 
@@ -279,6 +283,37 @@ async def test_results_come_as_they_end_if_order_does_not_matter() -> None:
             await wait_all_tasks_blocked()
             engine.run(engine.queue[index])
     assert values == [4, 0, 2]
+
+
+@pytest.mark.parametrize("how", ["loop", "async", "thread"])
+@pytest.mark.parametrize("chunksize", [None, 1, 3])
+async def test_no_result_is_lost_or_doubled_out_of_order(how: str, chunksize: int | None) -> None:
+    def slow() -> Iterator[int]:
+        for n in range(100):
+            work(0.0002 if n % 7 else 0.0011)
+            yield n
+
+    async def slow_too() -> AsyncIterator[int]:
+        for n in slow():
+            yield n
+
+    async with fake_cluster(slots=3) as (cluster, _):
+        stream = cluster.map(
+            slow_too() if how == "async" else slow(),
+            ordered=False,
+            chunksize=chunksize,
+            source_in_thread=how == "thread",
+        )
+        assert sorted([value async for value in stream]) == [2 * n for n in range(100)]
+
+
+async def test_an_argument_that_cannot_be_pickled_is_told_after_the_results_before_it() -> None:
+    values: list[Any] = []
+    async with fake_cluster() as (cluster, engine):
+        with pytest.raises(PickleArgumentError, match="generator"):
+            await take_all(values, cluster.map([1, 2, counting([])], chunksize=1))
+        assert values == [2, 4]
+        assert not engine.queue
 
 
 def reciprocal(n: int) -> float:

@@ -15,7 +15,7 @@ __all__ = ["SHOW_GRACE", "LiveThread"]
 MOST_HELD = 8 * 1024 * 1024
 """Characters that wait to be written; with more of them it is shown no more."""
 SHOW_GRACE = 2.0
-"""Seconds that the end of a cluster waits for what is not written yet."""
+"""Seconds that the end of a cluster waits for more of it to be written."""
 PIECE = 1000
 """Characters; a pipe into which anything can be written takes them, whatever they are."""
 LOOK_SECONDS = 0.1
@@ -33,6 +33,8 @@ class LiveThread:
         self._texts: deque[tuple[int, str]] = deque()
         self._held = 0
         self._finishing = False
+        self._pieces = 0
+        """That were written."""
         self._thread: threading.Thread | None = None
 
     def _put(self, which: int, text: str) -> None:
@@ -61,12 +63,25 @@ class LiveThread:
                 self._changed.wait_for(lambda: self._texts or self._finishing)
                 if not self._texts:
                     return
-                which, text = self._texts.popleft()
+                which, text = self._next_piece()
                 self._held -= len(text)
             for start in range(0, len(text), PIECE):
                 if not self._wait_writable(which):
                     break
                 self._write(which, text[start : start + PIECE])
+                self._pieces += 1
+
+    def _next_piece(self) -> tuple[int, str]:
+        """Several lines, if they are short: each write is a call of the system."""
+        which, text = self._texts.popleft()
+        lines = [text]
+        length = len(text)
+        while self._texts and self._texts[0][0] == which:
+            length += len(self._texts[0][1])
+            if length > PIECE:
+                break
+            lines.append(self._texts.popleft()[1])
+        return which, "".join(lines)
 
     def _wait_writable(self, which: int) -> bool:
         """Wait until a stream takes something: a thread that hangs in a write keeps a program from
@@ -78,17 +93,18 @@ class LiveThread:
         return False
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is written; what is not within `seconds` never is."""
+        """Wait until all is written; when nothing was for `seconds`, what is left never is."""
         with self._changed:
             self._finishing = True
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None:
-            thread.join(seconds)
-            if thread.is_alive():
+        written = -1
+        while thread is not None and thread.is_alive():
+            if written == self._pieces:
                 with self._changed:
                     self._give_up("nobody reads it")
-                thread.join(seconds)
+            written = self._pieces
+            thread.join(seconds)
 
 
 def _descriptor_of(stream: Any) -> int | None:

@@ -250,6 +250,7 @@ class CallFlow(Flow[T]):
     def _finish(self) -> None:
         self.is_over = True
         self.end()
+        self.wake()
 
     def end(self) -> None:
         self._stop_all()
@@ -304,8 +305,10 @@ class CallFlow(Flow[T]):
         self._send_read()
 
     async def _wait_room(self) -> int:
-        """Wait until more is to be read; how much."""
+        """Wait until more is to be read; how much. 0 when nothing is wanted any more."""
         while (room := self._room() - len(self._read)) <= 0:
+            if self.is_over or self._failure is not None:
+                return 0  # Also to a thread that was abandoned.
             await self._lot.park()
         return room
 
@@ -344,6 +347,8 @@ class CallFlow(Flow[T]):
                 if room <= 0:
                     self._send_read(only_full=True)
                     room = await self._wait_room()
+                    if not room:
+                        return
         finally:
             with trio.move_on_after(CLOSE_GRACE, shield=True):
                 await source.aclose()
@@ -356,6 +361,8 @@ class CallFlow(Flow[T]):
             room -= 1
             if room <= 0:
                 room = trio.from_thread.run(self._wait_room)
+                if not room:
+                    return
 
 
 def _read_until(

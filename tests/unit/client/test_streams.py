@@ -402,6 +402,23 @@ async def test_break_ends_the_jobs_without_a_word(how: str) -> None:
         assert closed == (how == "async")
 
 
+async def test_a_thread_that_reads_ends_when_nothing_is_wanted_any_more() -> None:
+    def source(ended: threading.Event) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            ended.set()
+
+    async with fake_cluster() as (cluster, _):
+        for _ in range(30):
+            ended = threading.Event()
+            async with cluster.map(source(ended), source_in_thread=True) as values:
+                await anext(values)
+            gc.collect()
+            assert await trio.to_thread.run_sync(ended.wait, 30)
+
+
 async def test_aclose_waits_until_jobs_and_source_have_ended() -> None:
     ended = []
 

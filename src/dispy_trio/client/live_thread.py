@@ -98,13 +98,16 @@ class LiveThread:
             self._finishing = True
             self._changed.notify_all()
             thread = self._thread
+        if thread is None:
+            return
         written = -1
-        while thread is not None and thread.is_alive():
-            if written == self._pieces:
-                with self._changed:
-                    self._give_up("nobody reads it")
+        while thread.is_alive() and written != self._pieces:
             written = self._pieces
             thread.join(seconds)
+        if thread.is_alive():
+            with self._changed:
+                self._give_up("nobody reads it")
+            thread.join(2 * LOOK_SECONDS)
 
 
 def _descriptor_of(stream: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 from weakref import WeakSet
@@ -13,19 +13,19 @@ import trio
 from attrs import define, field
 
 from dispy_trio.client import forks
-from dispy_trio.client.completing import JobFlow
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
 from dispy_trio.client.jobs import next_job_id
 from dispy_trio.client.keywords import with_suggestions
-from dispy_trio.client.mapping import CallFlow, Errors
+from dispy_trio.client.mapping import CallFlow
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
-from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
+from dispy_trio.client.progress import watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
-from dispy_trio.client.streams import CLOSED, Stream
+from dispy_trio.client.streaming import Streaming
+from dispy_trio.client.streams import CLOSED
 from dispy_trio.client.trio_ears import TrioEars
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 @define(eq=False, repr=False)
-class Cluster(Generic[P, T]):
+class Cluster(Streaming[T], Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
     _engine: Engine
@@ -143,91 +143,6 @@ class Cluster(Generic[P, T]):
         """Stop a job, waiting or running."""
         self._check_process()
         self._engine.cancel(job)
-
-    def map(
-        self,
-        *iterables: Iterable[Any] | AsyncIterable[Any],
-        buffersize: int | None = None,
-        chunksize: int | None = None,
-        ordered: bool = True,
-        errors: Errors = "raise",
-        source_in_thread: bool = False,
-        progress: bool = False,
-    ) -> Stream[T]:
-        """Call the computation with the items of the iterables, and give the results.
-
-        >>> async for value in cluster.map(range(10)): ...
-
-        Cheap calls travel many in one job, by their measured duration. The iterables are read
-        only as far as needed to keep the nodes busy. Leaving the loop early stops what is under way;
-        ``async with cluster.map(...) as values:`` also waits until it has stopped.
-
-        Args:
-            iterables: one for each argument; the shortest one ends it. Async iterables, as the
-                receiving ends of memory channels, are read by a task of the cluster's, and async
-                generators closed by it.
-            buffersize: calls that may be read ahead of the results taken; None for at most 20 000 a
-                slot and 10 000 more, and of jobs of a millisecond and longer far fewer.
-            chunksize: calls in one job; None chooses by measured duration.
-            ordered: give the results in the order of the calls, else as they come.
-            errors: ``"raise"`` what a call raised in the place of its result, and stop; give it as one
-                of the ``"values"``; or make all calls, and raise all errors as a ``"group"``.
-            source_in_thread: read the iterables in one thread, because they block.
-            progress: show a bar of the calls on stderr, if that is a terminal.
-
-        Raises:
-            Exception: what a call raised, with the remote traceback as its cause.
-            ExceptionGroup: all that calls raised, with ``errors="group"``, after the last result.
-            ClusterClosed: the cluster takes no more jobs.
-            TypeError, ValueError: name the argument that can't be used, and what is allowed.
-        """
-        self._check_open()
-        counter = Counter(count_of(iterables)) if progress else None
-        flow: CallFlow[T] = CallFlow(
-            self._engine,
-            iterables,
-            self._submit,
-            buffersize=buffersize,
-            chunksize=chunksize,
-            ordered=ordered,
-            errors=errors,
-            source_in_thread=source_in_thread,
-            counter=counter,
-            bar=self._bar(counter),
-        )
-        self._maps.add(flow)
-        return Stream(flow)
-
-    def as_completed(
-        self,
-        jobs: Iterable[JobHandle[T]] | AsyncIterable[JobHandle[T]],
-        *,
-        progress: bool = False,
-    ) -> Stream[JobHandle[T]]:
-        """Give the jobs, each once, in the order in which they end.
-
-        Args:
-            jobs: to wait for; of an async iterable, as a memory channel's receiving end, as they come.
-            progress: show a bar on stderr, if that is a terminal.
-        """
-        self._check_process()
-        counter = Counter(count_of((jobs,))) if progress else None
-        return Stream(JobFlow(self._engine, jobs, counter=counter, bar=self._bar(counter)))
-
-    def _bar(self, counter: Counter | None) -> AbstractContextManager[None] | None:
-        if counter is None:
-            return None
-        return watch_counter(self._engine.work.opening.name, self._engine, counter)
-
-    def _end_maps(self) -> None:
-        """Nothing more is read for those whose results are not waited for, and nothing more run."""
-        for flow in list(self._maps):
-            flow.cluster_left()
-
-    def slots_changed(self) -> None:
-        """A node has come."""
-        for flow in list(self._maps):
-            flow.look_again()
 
     async def wait(self, *, progress: bool = False) -> None:
         """Wait until no job is pending.
@@ -377,7 +292,7 @@ async def open_cluster(
     try:
         async with open_engine(work, settings, ears, embedded) as engine:
             cluster: Cluster[P, T] = Cluster(engine, work.is_program)
-            ears.slots_changed = cluster.slots_changed
+            ears.on_node = cluster._on_node
             try:
                 yield cluster
             finally:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args
 
 import trio
 
@@ -30,11 +30,22 @@ if TYPE_CHECKING:
     from dispy_trio.client.engine import Engine
     from dispy_trio.client.progress import Counter
 
-__all__ = ["CallFlow", "Errors"]
+__all__ = ["CallFlow", "Errors", "MapOptions"]
 
 T = TypeVar("T")
 
 Errors = Literal["raise", "group", "values"]
+
+
+class MapOptions(TypedDict):
+    """Arguments of `map`, which explains them."""
+
+    buffersize: int | None
+    chunksize: int | None
+    ordered: bool
+    errors: Errors
+    source_in_thread: bool
+
 
 MOST_UNTIMED = 16
 """Items that are read without a look at the clock,"""
@@ -55,15 +66,12 @@ class CallFlow(Flow[T]):
         iterables: tuple[Any, ...],
         submit: Callable[[bytes | Parts], JobHandle[Any]],
         *,
-        buffersize: int | None,
-        chunksize: int | None,
-        ordered: bool,
-        errors: Errors,
-        source_in_thread: bool,
         counter: Counter | None,
         bar: AbstractContextManager[None] | None,
+        **options: Unpack[MapOptions],
     ) -> None:
         super().__init__()
+        errors, source_in_thread = options["errors"], options["source_in_thread"]
         if errors not in get_args(Errors):
             raise ValueError(f"errors is {errors!r}; it has to be 'raise', 'group' or 'values'")
         self._is_async = are_async(iterables)
@@ -71,8 +79,8 @@ class CallFlow(Flow[T]):
             raise TypeError("source_in_thread is for iterables that are read with plain 'for'")
         self._calls: CallStream[JobHandle[Any]] = CallStream(
             submit,
-            buffersize,
-            ChunkSizer(chunksize),
+            options["buffersize"],
+            ChunkSizer(options["chunksize"]),
             engine.work.carried,
             to_the_end=errors != "raise",
         )
@@ -81,7 +89,7 @@ class CallFlow(Flow[T]):
         self._in_thread = source_in_thread
         self._source: Iterator[tuple[Any, ...]] | None = None
         """What is read on the loop."""
-        self._ordered = ordered
+        self._ordered = options["ordered"]
         self._errors = errors
         self._raised: list[BaseException] = []
         """To be raised as a group at the end."""

@@ -1,4 +1,4 @@
-"""What a Trio cluster does about what its engine tells: shows what jobs write, and counts slots."""
+"""What a Trio cluster does about what its engine tells: shows what jobs write, and maps on more nodes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class TrioEars(Listener):
     """What a Trio cluster does about what its engine tells."""
 
     def __init__(self, *, live_output: bool) -> None:
-        self.slots_changed: Callable[[], None] = lambda: None
+        self.on_node: Callable[[], None] = lambda: None
         self._live: LiveOutput | None = None
         if live_output:
             self._live = LiveOutput()
             self._thread = LiveThread(self._live)
 
     def node_usable(self, key: str) -> None:
-        self.slots_changed()
+        self.on_node()
 
     def written(self, job: Any, stdout: bytes, stderr: bytes) -> None:
         if self._live is not None:

@@ -83,7 +83,7 @@ class FakeEngine:
         job.state, job.outcome, job.reply = JobStatus.Terminated, Outcome.DIED, b"killed"
         job.announce()
 
-    def cancel(self, job: JobAny) -> None:
+    def cancel(self, job: JobAny, *_why: str) -> None:
         self.cancelled.append(job)
         if job in self.queue:
             self.queue.remove(job)

@@ -121,7 +121,7 @@ async def test_a_job_a_slot_is_read_before_the_first_result() -> None:
         await wait_all_tasks_blocked()
         assert len(read) == 1  # No node is known yet.
         engine.machine.slots = 3
-        cluster.slots_changed()
+        cluster._on_node()
         await wait_all_tasks_blocked()
         assert len(read) == 3
         engine.run(engine.queue[0])

@@ -81,11 +81,6 @@ class Cluster(Streaming[T], Generic[P, T]):
         if forks.is_inherited(self._process):
             raise forks.made_elsewhere("the cluster", self._process)
 
-    def _check_open(self) -> None:
-        if not self._open:
-            self._check_process()
-            raise ClusterClosed(CLOSED)
-
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
 
@@ -96,7 +91,6 @@ class Cluster(Streaming[T], Generic[P, T]):
         return self._submit(self._pack(args, kwargs))
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
-        self._check_open()
         if self._is_program:
             if kwargs:
                 raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
@@ -112,6 +106,9 @@ class Cluster(Streaming[T], Generic[P, T]):
         return OptionedCluster(self, make_options(self._engine.settings.options, **options))
 
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
+        if not self._open:
+            self._check_process()
+            raise ClusterClosed(CLOSED)
         job: JobHandle[Any] = JobHandle(
             self._next_number,
             payload,

@@ -137,11 +137,13 @@ class CallFlow(Flow[T]):
                 raise BaseExceptionGroup(f"{len(raised)} calls of map failed", raised)
 
     def cluster_left(self) -> None:
-        """The cluster takes no more jobs, and waits for those that there are."""
-        if self._lot.statistics().tasks_waiting or self.is_over:
-            self._fail(ClusterClosed(CLOSED))
-        else:
-            self.close()
+        """The cluster takes no more jobs, and waits only for those whose results somebody wants."""
+        if not self._begun or self.is_over:
+            return
+        if not self._lot.statistics().tasks_waiting:
+            self.values.clear()
+            self._stop_all()
+        self._fail(ClusterClosed(CLOSED))
 
     def left(self) -> None:
         """Cancelled, whoever waited for a result stops them all."""

@@ -29,9 +29,6 @@ class Streaming(Generic[T]):
     _engine: Engine
     _maps: WeakSet[CallFlow[Any]]
 
-    def _check_open(self) -> None:
-        raise NotImplementedError
-
     def _check_process(self) -> None:
         raise NotImplementedError
 
@@ -94,7 +91,7 @@ class Streaming(Generic[T]):
         progress: bool,
         **options: Unpack[MapOptions],
     ) -> Stream[T]:
-        self._check_open()
+        self._check_process()
         counter = Counter(count_of(iterables)) if progress else None
         bar = self._bar(counter)
         flow: CallFlow[T] = CallFlow(

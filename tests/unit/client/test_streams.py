@@ -523,8 +523,36 @@ async def test_others_have_turns_while_as_completed_reads_its_jobs() -> None:
     assert max(gaps(turns)) <= 2
 
 
-async def test_a_closed_cluster_maps_nothing() -> None:
-    async with fake_cluster() as (cluster, _):
+@pytest.mark.parametrize("how", ["loop", "async", "thread"])
+async def test_a_closed_cluster_maps_nothing_more(how: str) -> None:
+    async with fake_cluster(slots=2) as (cluster, engine):
+
+        def start() -> Any:
+            source = agen(100) if how == "async" else range(100)
+            return cluster.map(source, source_in_thread=how == "thread", chunksize=1)
+
+        begun, not_begun = start(), start()
+        assert await anext(begun) == 0
+        engine.by_hand = True
         cluster._open = False
-        with pytest.raises(ClusterClosed):
-            cluster.map([1])
+        cluster._end_maps()
+        for stream in (begun, not_begun, start()):
+            with pytest.raises(ClusterClosed):
+                await anext(stream)
+            await stream.aclose()
+        assert not engine.queue
+
+
+async def test_whoever_waits_for_results_when_the_cluster_closes_gets_those_under_way() -> None:
+    values: list[Any] = []
+    async with fake_cluster(slots=2, by_hand=True) as (cluster, engine):
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take_all, values, cluster.map(range(100)))
+                await wait_all_tasks_blocked()
+                cluster._open = False
+                cluster._end_maps()
+                while engine.queue:
+                    engine.run(engine.queue[0])
+        assert [type(error) for error in caught.value.exceptions] == [ClusterClosed]
+    assert values == [0, 2]

@@ -315,10 +315,17 @@ def walk_blocking(walk: Walk, engine: Engine, watcher: Watcher | None) -> None:
 
 
 async def walk_async(walk: Walk, engine: AsyncEngine, watcher: Watcher | None) -> None:
-    """The same in a Trio program; merging, which takes its time, is done in a thread."""
+    """The same in a Trio program; merging, which takes its time, is done in a thread.
+
+    So is the drawing of inputs, which may wait for others: whoever is cancelled leaves it there.
+    """
     flying = 0
+    # Not of the program's own, which may all be busy; and one that draws for ever keeps no other.
+    drawing, merging = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
     while not walk.is_over():
-        for task in await trio.to_thread.run_sync(list, walk.take(flying)):
+        for task in await trio.to_thread.run_sync(
+            list, walk.take(flying), limiter=drawing, abandon_on_cancel=True
+        ):
             engine.submit(task)
             flying += 1
         if walk.is_over():
@@ -327,6 +334,6 @@ async def walk_async(walk: Walk, engine: AsyncEngine, watcher: Watcher | None) -
             raise TaskLost("tasks wait for others that nobody runs")
         answer = await engine.next_done()
         flying -= 1
-        stage = await trio.to_thread.run_sync(walk.done, answer)
+        stage = await trio.to_thread.run_sync(walk.done, answer, limiter=merging)
         if watcher is not None:
             watcher(stage, *walk.graph.count(stage), getattr(engine, "place", ""))

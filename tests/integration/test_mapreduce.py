@@ -237,6 +237,21 @@ async def test_cancelling_stops_the_processes(tmp_path):
             assert await line.recv(1) == b""
 
 
+async def test_a_cancelled_program_leaves_a_source_that_blocks_at_once():
+    release, released = threading.Event(), []
+
+    def source():
+        yield "a line"
+        trio.from_thread.run_sync(scope.cancel)
+        released.append(release.wait(30))
+
+    with trio.CancelScope() as scope:
+        await map_reduce_async(words, sum, source())
+    assert scope.cancelled_caught
+    assert not released
+    release.set()
+
+
 async def test_a_trio_program_goes_on_meanwhile(text):
     """The coroutine never blocks for long."""
     ticks = 0

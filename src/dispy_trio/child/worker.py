@@ -237,6 +237,8 @@ class Worker:
                     value = self._function(*args, **kwargs)
                 elif kwargs is None:
                     value = self._many(args)
+                elif kwargs is False:
+                    value = self._all(args)
                 else:
                     value = self._with_code(*args)
                 failed_at = _dump
@@ -303,6 +305,22 @@ class Worker:
                 raise
             return values, _account(exc)[1]
         return values, None
+
+    def _all(self, chunk: list[tuple[Any, ...]]) -> tuple[list[Any], dict[int, bytes]]:
+        """The same, with what is raised told of each call."""
+        values: list[Any] = []
+        failures: dict[int, bytes] = {}
+        for args in chunk:
+            try:
+                values.append(self._function(*args))
+            except Exception as exc:
+                if not self._ours[0]:
+                    raise
+                failures[len(values)] = _account(exc)[1]
+                values.append(None)
+            if not self._ours[0]:
+                break
+        return values, failures
 
     def _with_code(self, code: dict[str, Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """A job that brings functions and classes of its own, under their names."""

@@ -527,18 +527,18 @@ class JobCluster(Generic[P, T]):
         def submit(payload: bytes | Parts) -> SubmittedJob[Any]:
             return self._submit(payload, None if options is None else JobExtras(options))
 
+        calls = zip(*iterables, strict=False)
         sizer = ChunkSizer(chunksize)
-        stream = CallStream(iterables, submit, buffersize, sizer, self._thread.work.carried)
+        stream = CallStream(submit, buffersize, sizer, self._thread.work.carried)
         try:
-            while (under_way := stream.next_job(machine.slots)) is not None:
-                job, calls = under_way
+            while (job := stream.next_job(calls, machine.slots)) is not None:
                 job.wait()
-                values, failure = stream.take(job, calls)
+                values, failure = stream.take(job)
                 yield from values
                 if failure is not None:
                     raise failure
         finally:
-            for job, _ in stream.pending:
+            for job in stream.pending:
                 look_at(job)  # Nobody else can.
                 if not job.ended:
                     self.cancel(job)

@@ -5,44 +5,45 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from weakref import WeakSet
 
 import trio
 from attrs import define, field
 
 from dispy_trio.client import forks
-from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
 from dispy_trio.client.interrupts import at_checkpoints
-from dispy_trio.client.jobs import UserJob, check_job, next_job_id
+from dispy_trio.client.jobs import check_job, next_job_id
 from dispy_trio.client.keywords import with_suggestions
-from dispy_trio.client.listening import Listener
-from dispy_trio.client.live import LiveOutput
+from dispy_trio.client.mapping import CallFlow
 from dispy_trio.client.nodes import ClusterStatus, choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
-from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
+from dispy_trio.client.progress import watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
-from dispy_trio.client.stopping import extras_in_scope
-from dispy_trio.client.unseen import look_at
+from dispy_trio.client.stopping import extras_in_scope, extras_until
+from dispy_trio.client.streaming import Streaming
+from dispy_trio.client.streams import CLOSED
+from dispy_trio.client.trio_ears import TrioEars
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
 from dispy_trio.errors import ClusterClosed
 from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobOptions
+from dispy_trio.runtime.threads import run_in_thread
 
 __all__ = ["Cluster", "open_cluster"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-A = TypeVar("A")
 
 
 @define(eq=False, repr=False)
-class Cluster(Generic[P, T]):
+class Cluster(Streaming[T], Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
     _engine: Engine
@@ -51,6 +52,8 @@ class Cluster(Generic[P, T]):
     _next_number: int = 1
     _origin: forks.Origin = field(factory=forks.Origin)
     _thread: int = field(factory=threading.get_ident)
+    _maps: WeakSet[CallFlow[Any]] = field(factory=WeakSet)
+    """Those that may be under way."""
 
     def __attrs_post_init__(self) -> None:
         forks.watch(self)
@@ -124,7 +127,7 @@ class Cluster(Generic[P, T]):
     def _submit(self, payload: bytes | Parts, extras: JobExtras | None = None) -> JobHandle[Any]:
         if not self._open:
             self._check_process()
-            raise ClusterClosed("the cluster is closed and takes no more jobs")
+            raise ClusterClosed(CLOSED)
         if threading.get_ident() != self._thread:  # Asked here, as each job passes.
             self._check_thread("cluster.submit")
         job: JobHandle[Any] = JobHandle(
@@ -150,9 +153,13 @@ class Cluster(Generic[P, T]):
             self._engine.wake()
         return job
 
-    def _submit_in_scope(self, payload: bytes | Parts) -> JobHandle[Any]:
-        """Submit a job that has to have ended when the cancel scopes of this task want it."""
-        return self._submit(payload, extras_in_scope(None, self._engine.settings.options))
+    def _submitter(self) -> Callable[[bytes | Parts], JobHandle[Any]]:
+        """Submits jobs, in whatever task, that have to have ended when this task's scopes want it."""
+        deadline = trio.current_effective_deadline()
+        of_all = self._engine.settings.options
+        if extras_until(deadline, None, of_all) is None:
+            return self._submit
+        return lambda payload: self._submit(payload, extras_until(deadline, None, of_all))
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Submit a job and wait for its result; see `JobHandle.wait` for what it raises, and for what
@@ -181,99 +188,6 @@ class Cluster(Generic[P, T]):
         check_job(job, JobHandle, "cancel", self._origin)
         self._engine.cancel(job)
 
-    def map(
-        self,
-        *iterables: Iterable[Any],
-        buffersize: int | None = None,
-        chunksize: int | None = None,
-        progress: bool = False,
-    ) -> AsyncGenerator[T, None]:
-        """Call the computation with the items of the iterables; yield the results in order.
-
-        Cheap calls travel many in one job, by their measured duration. The iterables are read
-        only as far as needed to keep the nodes busy. Close the generator when you leave it early
-        (``contextlib.aclosing``): that stops what is under way.
-
-        Args:
-            iterables: one for each argument; the shortest one ends it.
-            buffersize: calls that may be read ahead of the results taken; bounded also by default.
-            chunksize: calls in one job; None chooses by measured duration.
-            progress: show a bar of the calls on stderr, if that is a terminal.
-
-        Raises:
-            Exception: what a call raised, with the remote traceback as its cause.
-        """
-        values = self._results(iterables, buffersize, chunksize)
-        if not progress:
-            return values
-        counter = Counter(count_of(iterables))
-        return self._with_bar(values, counter, counter.took)
-
-    async def _results(
-        self,
-        iterables: tuple[Iterable[Any], ...],
-        buffersize: int | None,
-        chunksize: int | None,
-    ) -> AsyncGenerator[T, None]:
-        self._check_process()
-        machine = self._engine.machine
-        carried = self._engine.work.carried
-        stream = CallStream(
-            iterables, self._submit_in_scope, buffersize, ChunkSizer(chunksize), carried
-        )
-        try:
-            while (under_way := stream.next_job(machine.slots)) is not None:
-                job, calls = under_way
-                await job.wait_ended()
-                values, failure = stream.take(job, calls)
-                for value in values:
-                    yield value
-                if failure is not None:
-                    raise failure
-        finally:
-            for job, _ in stream.pending:
-                look_at(job)  # Nobody else can.
-                job.cancel()
-
-    def as_completed(
-        self, jobs: Iterable[JobHandle[T]], *, progress: bool = False
-    ) -> AsyncGenerator[JobHandle[T], None]:
-        """Yield the jobs, each once, in the order in which they end.
-
-        Args:
-            jobs: to wait for.
-            progress: show a bar on stderr, if that is a terminal.
-        """
-        if not progress:
-            return self._as_completed(jobs)
-        given = dict.fromkeys(jobs)
-        counter = Counter(len(given))
-        return self._with_bar(self._as_completed(given), counter, counter.took_job)
-
-    async def _as_completed(
-        self, jobs: Iterable[JobHandle[T]]
-    ) -> AsyncGenerator[JobHandle[T], None]:
-        send, receive = trio.open_memory_channel[JobHandle[T]](float("inf"))
-        waiting = 0
-        given = list(dict.fromkeys(jobs))
-        for job in given:
-            check_job(job, JobHandle, "as_completed")
-        for job in given:
-            waiting += 1
-            seen = trio.Event()
-
-            def announce(
-                _job: UserJob[Any], job: JobHandle[T] = job, seen: trio.Event = seen
-            ) -> None:
-                if not seen.is_set():
-                    seen.set()
-                    send.send_nowait(job)
-
-            if not job.add_waiter(announce):
-                announce(job)
-        for _ in range(waiting):
-            yield await receive.receive()
-
     async def wait(self, *, progress: bool = False) -> None:
         """Wait until no job is pending.
 
@@ -282,6 +196,7 @@ class Cluster(Generic[P, T]):
         """
         self._check_process()
         self._check_thread("cluster.wait", "run")
+        await trio.lowlevel.checkpoint()
         with self.progress() if progress else nullcontext():
             await self._engine.wait_drained()
 
@@ -296,15 +211,6 @@ class Cluster(Generic[P, T]):
             return submitted, submitted - self._engine.count_pending()
 
         return watch_engine(self._engine.work.opening.name, self._engine, read)
-
-    async def _with_bar(
-        self, values: AsyncGenerator[A, None], counter: Counter, took: Callable[[A], None]
-    ) -> AsyncGenerator[A, None]:
-        with watch_counter(self._engine.work.opening.name, self._engine, counter):
-            async with aclosing(values):
-                async for value in values:
-                    took(value)
-                    yield value  # noqa: ASYNC119 - left early, it ends as late as the jobs do
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
@@ -330,21 +236,6 @@ class OptionedCluster(Generic[P, T]):
         extras = extras_in_scope(self._options, self._options)
         job: JobHandle[T] = self._cluster._submit(self._cluster._pack(args, kwargs), extras)
         return await job.wait()
-
-
-class _Showing(Listener):
-    """Shows what jobs print while they run."""
-
-    def __init__(self) -> None:
-        live = LiveOutput()
-        self.written = live.written  # type: ignore[method-assign]
-        self._live = live
-
-    def ending(self, jobs: Sequence[Any]) -> None:
-        self._live.ended(jobs)
-
-    def requeued(self, node: str, jobs: Sequence[Any]) -> None:
-        self._live.restarted(jobs)
 
 
 @with_suggestions("open_cluster")
@@ -420,7 +311,7 @@ async def open_cluster(
     check_range("pulse_interval", pulse_interval, 0.1, 1000)
     check_bool("reentrant", reentrant)
     # A name server may take its time.
-    choice = await trio.to_thread.run_sync(choose_nodes, nodes, abandon_on_cancel=True)
+    choice = await run_in_thread(choose_nodes, nodes, abandon_on_cancel=True)
     settings = ClusterSettings(
         choice,
         cpus,
@@ -445,15 +336,20 @@ async def open_cluster(
         max_output=max_output,
         grace=grace,
     )
-    listener = _Showing() if live_output else Listener()
+    ears = TrioEars(live_output=live_output)
     embedded = None
     if choice.embedded:
         embedded = EmbeddedNode(
             cpus=cpus, secret_file=secret_file, secret=secret, certfile=certfile, keyfile=keyfile
         )
-    async with open_engine(work, settings, listener, embedded) as engine:
-        cluster: Cluster[P, T] = Cluster(engine, work.is_program)
-        try:
-            yield cluster
-        finally:
-            cluster._open = False
+    try:
+        async with open_engine(work, settings, ears, embedded) as engine:
+            cluster: Cluster[P, T] = Cluster(engine, work.is_program)
+            ears.on_node = cluster._on_node
+            try:
+                yield cluster
+            finally:
+                cluster._open = False
+                cluster._end_maps()
+    finally:
+        await ears.aclose()

@@ -49,7 +49,14 @@ from dispy_trio.core.aside import seconds_left
 from dispy_trio.core.cluster import ClusterEvent, ClusterMachine, ComputationRecord
 from dispy_trio.core.nodes import NodeRecord, NodeState
 from dispy_trio.core.placement import NEVER_READY
-from dispy_trio.errors import ClusterFailed, ConnectError, ConnectionLost, DispyError, innermost
+from dispy_trio.errors import (
+    ClusterClosed,
+    ClusterFailed,
+    ConnectError,
+    ConnectionLost,
+    DispyError,
+    innermost,
+)
 from dispy_trio.logs import log
 from dispy_trio.models import Job, JobFile
 from dispy_trio.protocol.auth import NONCE_SIZE, PROTOCOL_VERSION, Hello, Kind, Role
@@ -344,6 +351,16 @@ class Engine:
             return  # It failed, and a block that is being left submits all the same.
         assert self._nursery is not None, "the engine runs when its core decides anything"
         self._nursery.start_soon(task, *args)
+
+    def start_task(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run a task of a cluster's until the engine ends.
+
+        Raises:
+            ClusterClosed: it has ended.
+        """
+        if self.has_ended:
+            raise ClusterClosed("the cluster is closed and takes no more jobs")
+        self._start(task, *args)
 
     # --- preparing nodes -----------------------------------------------------------------------
     def _prepare(self, key: str, incarnation: str) -> None:

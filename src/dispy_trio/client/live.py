@@ -37,6 +37,12 @@ class LiveOutput:
     raw: Callable[[UserJob[Any], bytes], None] | None = None
     """Takes what jobs write to stdout as it is, in the place of lines that are shown."""
 
+    put: Callable[[int, str], None] = field(init=False)
+    """Writes a line to stdout, which is 0, or stderr."""
+
+    def __attrs_post_init__(self) -> None:
+        self.put = self._write
+
     def written(self, job: UserJob[Any], stdout: bytes, stderr: bytes) -> None:
         """A running job has written something."""
         shown = self._jobs.setdefault(job.number, _Shown())
@@ -71,17 +77,20 @@ class LiveOutput:
             self._print(job, which, line)
 
     def _print(self, job: UserJob[Any], which: int, line: bytes) -> None:
+        if which not in self.failures:
+            node = (job.node_key or "").strip("[]")
+            self.put(which, f"[{job.id}@{node}] {line.decode(errors='backslashreplace')}\n")
+
+    def _write(self, which: int, text: str) -> None:
         stream = self.streams()[which]
         if stream is None or which in self.failures:
             return
-        node = (job.node_key or "").strip("[]")
-        text = f"[{job.id}@{node}] {line.decode(errors='backslashreplace')}\n"
         try:
             # One write: lines of the program itself may come in between two.
             stream.write(fit_encoding(text, getattr(stream, "encoding", None)))
             stream.flush()
         except Exception as exc:
-            self._fail(which, exc)
+            self.fail(which, exc)
 
     def _hand_on(
         self, raw: Callable[[UserJob[Any], bytes], None], job: UserJob[Any], data: bytes
@@ -90,11 +99,13 @@ class LiveOutput:
             try:
                 raw(job, data)
             except Exception as exc:
-                self._fail(0, exc)
+                self.fail(0, exc)
 
-    def _fail(self, which: int, exc: Exception) -> None:
+    def fail(self, which: int, exc: Exception) -> None:
         """What is shown is a copy: that nobody reads it, or that a disk is full, is no reason to
         fail for jobs, nor for the node whose message brought it."""
+        if which in self.failures:
+            return
         self.failures[which] = exc
         if not isinstance(exc, BrokenPipeError):
             name = ("stdout", "stderr")[which]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Counter:
         self.ended([job], again=False)
 
 
-def count_of(iterables: Sequence[Iterable[Any]]) -> int | None:
+def count_of(iterables: Sequence[Iterable[Any] | AsyncIterable[Any]]) -> int | None:
     """How many calls `map` makes of them; None when one does not tell its length."""
     lengths = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
     return min(lengths) if lengths and len(lengths) == len(iterables) else None

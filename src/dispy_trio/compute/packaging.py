@@ -15,7 +15,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from attrs import define, field, frozen
 
@@ -39,6 +39,7 @@ from dispy_trio.texts import NOTE_LIMIT
 __all__ = [
     "Bundle",
     "Parts",
+    "Raised",
     "check_kind",
     "exception_line",
     "map_private",
@@ -240,19 +241,29 @@ def pack_arguments(
     return data if len(data) <= BULK_THRESHOLD else _pack_large(args, kwargs, carried)
 
 
-def pack_calls(calls: list[tuple[Any, ...]], carried: Carried = NOTHING_CARRIED) -> bytes | Parts:
+def pack_calls(
+    calls: list[tuple[Any, ...]], carried: Carried = NOTHING_CARRIED, *, to_the_end: bool = False
+) -> bytes | Parts:
     """Pickle the arguments of several calls that make one job; its result is for `unpack_calls`.
+
+    Args:
+        calls: a tuple of arguments each.
+        carried: what need not be told to the nodes again.
+        to_the_end: calls after one that raised are made, too.
 
     Raises:
         PickleArgumentError: names the argument that can't be pickled.
     """
+    how: Literal[False] | None = (
+        False if to_the_end else None
+    )  # In the place of keywords: see `child.worker`.
     try:
-        data = pickle.dumps((calls, None), 5)
+        data = pickle.dumps((calls, how), 5)
         if _MAIN in data:
-            data = carried.dumps((calls, None))
+            data = carried.dumps((calls, how))
     except Exception:
-        return _pack_large(tuple(calls), None, carried)
-    return data if len(data) <= BULK_THRESHOLD else _pack_large(tuple(calls), None, carried)
+        return _pack_large(tuple(calls), how, carried)
+    return data if len(data) <= BULK_THRESHOLD else _pack_large(tuple(calls), how, carried)
 
 
 def pack_setup_arguments(arguments: Sequence[Any], carried: Carried) -> bytes:
@@ -265,7 +276,7 @@ def pack_setup_arguments(arguments: Sequence[Any], carried: Carried) -> bytes:
 
 
 def _pack_large(
-    args: tuple[Any, ...], kwargs: dict[str, Any] | None, carried: Carried
+    args: tuple[Any, ...], kwargs: dict[str, Any] | Literal[False] | None, carried: Carried
 ) -> bytes | Parts:
     shielded = (
         parts.shield(args),
@@ -287,7 +298,7 @@ def _pack_large(
     return Parts([data, *buffers], size, copied=len(buffers) == _count_raw(args, kwargs))
 
 
-def _count_raw(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> int:
+def _count_raw(args: tuple[Any, ...], kwargs: dict[str, Any] | Literal[False] | None) -> int:
     """How many buffers are plain bytes, which unpickling copies."""
     values = [*args, *(kwargs or {}).values()]
     return sum(type(v) in (bytes, bytearray) and len(v) >= parts.BIG for v in values)
@@ -326,9 +337,26 @@ def unpack_result(reply: bytes | Sequence[memoryview]) -> Any:
         ) from exc
 
 
-def unpack_calls(reply: tuple[list[Any], bytes | None]) -> tuple[list[Any], BaseException | None]:
-    """The results of a job made by `pack_calls`, up to the first call that raised, and what."""
+@frozen
+class Raised:
+    """What a call raised, in the place of its result."""
+
+    error: BaseException
+
+
+def unpack_calls(
+    reply: tuple[list[Any], bytes | dict[int, bytes] | None],
+) -> tuple[list[Any], BaseException | None]:
+    """The results of a job made by `pack_calls`, up to the first call that raised, and what.
+
+    Of calls that were made to the end: all results, with a `Raised` in the place of each that has
+    none.
+    """
     values, failure = reply
+    if isinstance(failure, dict):
+        for index, account in failure.items():
+            values[index] = Raised(unpack_exception(account)[0])
+        return values, None
     return values, None if failure is None else unpack_exception(failure)[0]
 
 

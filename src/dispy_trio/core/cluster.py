@@ -438,11 +438,6 @@ class ClusterMachine(Placement):
             # Given to another node since, or ended by a cancel that this node could not hear.
             # The attempt is that node's to know: -1 stands for any.
             self._out.append(c.Send(known.key, messages.CancelJobs(unwanted, [-1] * len(unwanted))))
-        stopping = [job for job in known.outstanding.values() if job.cancelling]
-        if stopping:
-            # The request may have been lost with the connection, or was not made while there was none.
-            numbers, attempts = [j.number for j in stopping], [j.attempt for j in stopping]
-            self._out.append(c.Send(known.key, messages.CancelJobs(numbers, attempts)))
         known.leftovers = set(unwanted)
         for number in event.state.computations:
             found = self.computations.get(number)

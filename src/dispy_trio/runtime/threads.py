@@ -19,7 +19,8 @@ async def run_in_thread(
     abandon_on_cancel: bool = False,
     limiter: trio.CapacityLimiter | None = None,
 ) -> T:
-    """As `trio.to_thread.run_sync`; as the interpreter ends, here, if it has to be.
+    """As `trio.to_thread.run_sync`, in a thread that counts to no limit of the program's, unless one is
+    given: all threads of a program may be busy. As the interpreter ends, here, if it has to be.
 
     A program that comes to its end without closing its cluster waits for its jobs, and on Python
     3.12 no thread can be started then.
@@ -33,7 +34,9 @@ async def run_in_thread(
 
     try:
         return await trio.to_thread.run_sync(
-            call, abandon_on_cancel=abandon_on_cancel, limiter=limiter
+            call,
+            abandon_on_cancel=abandon_on_cancel,
+            limiter=limiter or trio.CapacityLimiter(1),
         )
     except RuntimeError:
         if begun:

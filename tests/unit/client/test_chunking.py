@@ -35,7 +35,7 @@ def test_sizes_have_to_be_positive(size: int) -> None:
     with pytest.raises(ValueError, match=f"chunksize is {size}"):
         ChunkSizer(size)
     with pytest.raises(ValueError, match=f"buffersize is {size}"):
-        CallStream((), finished, size, ChunkSizer())
+        CallStream(finished, size, ChunkSizer())
 
 
 def finished(payload: bytes | Parts) -> SubmittedJob[object]:
@@ -59,11 +59,12 @@ def test_results_come_in_order_and_inputs_are_read_no_further_than_needed(
         for read in range(1, 501):  # noqa: UP028 - it counts on the way
             yield read
 
-    stream = CallStream((inputs(),), finished, buffersize, ChunkSizer())
+    stream = CallStream(finished, buffersize, ChunkSizer())
+    calls = zip(inputs())
     results: list[int] = []
-    while (under_way := stream.next_job(2)) is not None:
+    while (job := stream.next_job(calls, 2)) is not None:
         assert buffersize is None or read - len(results) <= buffersize
-        values, failure = stream.take(*under_way)
+        values, failure = stream.take(job)
         assert failure is None
         results += values
     assert results == [n * n for n in range(1, 501)]

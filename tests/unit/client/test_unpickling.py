@@ -113,9 +113,10 @@ def test_a_provisional_result_that_ends_programs_is_told_of() -> None:
 
 
 def test_a_call_of_map_that_raises_such_an_exception_is_told_of() -> None:
-    stream: CallStream[SubmittedJob[Any]] = CallStream(([1],), lambda _: job, None, ChunkSizer())
+    stream: CallStream[SubmittedJob[Any]] = CallStream(lambda _: job, None, ChunkSizer())
     job = finished(([], raised(CallingError(sys.exit, 3))))
-    assert type(stream.take(job, 1)[1]) is JobFailed
+    stream.pending[job] = 1
+    assert type(stream.take(job)[1]) is JobFailed
 
 
 def test_a_callback_that_exits_leaves_the_others_to_be_called(

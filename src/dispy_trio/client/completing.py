@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import AsyncIterable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from time import perf_counter
@@ -55,7 +56,11 @@ class JobFlow(Flow[JobHandle[T]]):
         if not self._begun:
             self._begin()
         if self._source is not None:
-            await self._read_on_loop(self._source)
+            try:
+                await self._read_on_loop(self._source)
+            except Exception:
+                self._finish()
+                raise
         if self.values:
             return
         if self._waiting or not self._is_read:
@@ -78,11 +83,14 @@ class JobFlow(Flow[JobHandle[T]]):
             self._source = iter(self._jobs)
 
     def _add(self, job: JobHandle[T]) -> None:
+        if not isinstance(job, JobHandle):
+            raise TypeError(f"as_completed takes a JobHandle, not {reprlib.repr(job)}")
         if job in self._seen:
             return
         self._seen.add(job)
         self._waiting.add(job)
         if not job.add_waiter(self._heard_of):
+            job.remove_waiter(self._heard_of)
             self._heard_of(job)
 
     def _heard_of(self, job: Any) -> None:
@@ -106,6 +114,8 @@ class JobFlow(Flow[JobHandle[T]]):
         self.end()
 
     def end(self) -> None:
+        for job in self._waiting:
+            job.remove_waiter(self._heard_of)
         self._waiting.clear()
         self._source = None
         if self._reading is not None:

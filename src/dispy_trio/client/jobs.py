@@ -301,6 +301,12 @@ class UserJob(Job, Generic[T]):
         # waiters, so one of the two sees the other.
         return self.state not in ENDED
 
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """Who waits no more is not to be called."""
+        with _adding_waiter:
+            if self.waiters is not None and waiter in self.waiters:
+                self.waiters.remove(waiter)
+
     def _check_process(self) -> None:
         if forks.is_inherited(self.process) and self.state not in ENDED:
             raise forks.made_elsewhere(f"job {self.id!r}", self.process)

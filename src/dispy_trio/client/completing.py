@@ -56,7 +56,11 @@ class JobFlow(Flow[JobHandle[T]]):
         if not self._begun:
             self._begin()
         if self._source is not None:
-            await self._read_on_loop(self._source)
+            try:
+                await self._read_on_loop(self._source)
+            except Exception:
+                self._finish()
+                raise
         if self.values:
             return
         if self._waiting or not self._is_read:
@@ -85,6 +89,7 @@ class JobFlow(Flow[JobHandle[T]]):
         self._seen.add(job)
         self._waiting.add(job)
         if not job.add_waiter(self._heard_of):
+            job.remove_waiter(self._heard_of)
             self._heard_of(job)
 
     def _heard_of(self, job: Any) -> None:
@@ -108,6 +113,8 @@ class JobFlow(Flow[JobHandle[T]]):
         self.end()
 
     def end(self) -> None:
+        for job in self._waiting:
+            job.remove_waiter(self._heard_of)
         self._waiting.clear()
         self._source = None
         if self._reading is not None:

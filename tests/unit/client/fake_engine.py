@@ -44,6 +44,10 @@ class FakeEngine:
         if not self.by_hand:
             trio.lowlevel.current_trio_token().run_sync_soon(self.run_some, idempotent=True)
 
+    def queue_aside(self, job: JobAny) -> None:
+        self.queue.append(job)
+        self.wake()
+
     def run_some(self) -> None:
         for _ in range(max(1, self.machine.slots)):
             if self.queue:

@@ -494,6 +494,18 @@ async def test_leaving_as_completed_leaves_the_jobs_alone() -> None:
         gc.collect()
         await wait_all_tasks_blocked()
         assert list(engine.queue) == [jobs[0], jobs[2]]
+        assert not any(job.waiters for job in jobs)
+
+
+async def test_what_is_no_job_is_refused_and_waited_for_by_nobody() -> None:
+    async with fake_cluster(by_hand=True) as (cluster, _):
+        job = cluster.submit(1)
+        wrong: Any = [job, 1]
+        with pytest.raises(TypeError, match="as_completed takes a JobHandle, not 1"):
+            await anext(cluster.as_completed(wrong))
+        gc.collect()
+        await wait_all_tasks_blocked()
+        assert not job.waiters
 
 
 async def test_others_have_turns_while_as_completed_reads_its_jobs() -> None:

@@ -48,6 +48,8 @@ class Users:
     """Nodes that did not answer all the time while the block was left."""
     left_at: float = math.inf
     """When the block began to be left."""
+    _failing: set[str] = field(factory=set)
+    """Nodes that something happens to."""
     _bad: set[str] = field(factory=set)
     """Nodes that do not answer now."""
     _next: int = 0
@@ -136,29 +138,33 @@ class Users:
         for _ in range(self.rng.randint(0, 6)):
             await trio.sleep(self.rng.uniform(0.0, 1.5))
             name = self.rng.choice(self.simulation.node_names)
-            if name not in self._bad:
+            if name not in self._failing:
                 nursery.start_soon(self.fail_node, nursery, name)
 
     async def fail_node(self, nursery: trio.Nursery, name: str) -> None:
         network = self.simulation.network
         fault = self.rng.choice(["isolate", "reset", "crash"])
-        self._bad.add(name)
-        self.note_troubles()
-        if fault == "isolate":
-            network.isolate(name)
-            await trio.sleep(self.rng.choice([0.5, 2.0, 8.0]))
-            network.rejoin(name)
-        elif fault == "reset":
+        self._failing.add(name)
+        if fault == "reset":
+            # It answers, and whoever leaves at this moment has to come back to it.
             network.reset_after(name, CLIENT, self.rng.randrange(1, 4000))
             await trio.sleep(self.rng.choice([0.5, 5.0]))
             network.link(name, CLIENT).breaks_at = math.inf
         else:
-            self.simulation.crash(name)
-            await trio.sleep(self.rng.choice([0.2, 5.0]))
-            network.host(name).revive()
-            await nursery.start(self.simulation.run_node, name)
+            self._bad.add(name)
+            self.note_troubles()
+            if fault == "isolate":
+                network.isolate(name)
+                await trio.sleep(self.rng.choice([0.5, 2.0, 8.0]))
+                network.rejoin(name)
+            else:
+                self.simulation.crash(name)
+                await trio.sleep(self.rng.choice([0.2, 5.0]))
+                network.host(name).revive()
+                await nursery.start(self.simulation.run_node, name)
         await trio.sleep(BACK_SECONDS)
-        self._bad.remove(name)
+        self._failing.remove(name)
+        self._bad.discard(name)
 
     def note_troubles(self) -> None:
         if trio.current_time() >= self.left_at:

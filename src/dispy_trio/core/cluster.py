@@ -49,6 +49,8 @@ MAX_SENDS = 5
 """Tries to send a job whose files go before it."""
 MAX_REOPENINGS = 3
 """Times in a row that a computation's process may die on a node with no job ended in between."""
+RETURN_SECONDS = 1.0
+"""A node whose session is broken has that long to come back and hear that all is to end there."""
 ACK_BATCH = 256
 ACK_SECONDS = 0.02
 """How long an acknowledgement may wait for jobs to ride with."""
@@ -95,6 +97,8 @@ class ClusterMachine(Placement):
     """There are nodes that can't run a computation."""
     _closing: bool = False
     """A computation is being closed."""
+    _lose_at: float = math.inf
+    """When who has not come back is lost: all is to end."""
 
     # --- the door ------------------------------------------------------------------------------
     def handle(self, event: ClusterEvent, *, now: float) -> list[c.ClusterCommand]:
@@ -124,6 +128,7 @@ class ClusterMachine(Placement):
                     node.state = NodeState.DISCONNECTED
                     node.recalling = False
                     self._count_slots()
+                    self._await_return(now)
             case e.NodeLost(node=key, reason=reason, for_good=for_good):
                 self.awaited.discard(key)
                 if for_good:
@@ -149,6 +154,7 @@ class ClusterMachine(Placement):
                     self._prepare(node, self.computations[number])
             case e.CloseRequested(computation=number, terminate=terminate):
                 self._close(self.computations[number], terminate)
+                self._await_return(now)
             case e.Tick():
                 if now >= self._ack_at:
                     self._acknowledge_all()
@@ -161,6 +167,11 @@ class ClusterMachine(Placement):
                     self._dispatch(now)
                 if now >= self._recall_at:
                     self._rebalance(now)
+                if now >= self._lose_at:
+                    self._lose_at = math.inf
+                    for node in self.nodes.values():
+                        if node.state is NodeState.DISCONNECTED:
+                            self._lose(node, "the cluster was closed while it could not be reached")
             case _:
                 assert_never(event)
         if self._closing:
@@ -175,9 +186,9 @@ class ClusterMachine(Placement):
         """When to feed a `Tick`; infinity for never."""
         if not self._has_timed_jobs:
             # Asked for after every event, and few programs have such jobs.
-            return min(self._recall_at, self._ack_at)
+            return min(self._recall_at, self._ack_at, self._lose_at)
         wakes = [record.aside.next_wake for record in self.computations.values()]
-        return min(self._recall_at, self._ack_at, self._deadlines.next, *wakes)
+        return min(self._recall_at, self._ack_at, self._lose_at, self._deadlines.next, *wakes)
 
     @property
     def slots(self) -> int:
@@ -749,10 +760,14 @@ class ClusterMachine(Placement):
         record.terminating = terminate
         if terminate:
             self._end_queued(record, JobStatus.Cancelled, "the cluster was closed")
-            for node in self.nodes.values():
-                if node.state is NodeState.DISCONNECTED:
-                    self._lose(node, "the cluster was closed while it could not be reached")
             self._close_on_nodes(record)
+
+    def _await_return(self, now: float) -> None:
+        """When all is to end, see that nobody waits for a node that is away for much longer."""
+        if any(node.state is NodeState.DISCONNECTED for node in self.nodes.values()) and all(
+            record.terminating for record in self.computations.values()
+        ):
+            self._lose_at = min(self._lose_at, now + RETURN_SECONDS)
 
     def _end_queued(self, record: ComputationRecord, status: JobStatus, reason: str) -> None:
         ended = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
-from dispy_trio.core.cluster import ClusterMachine, ComputationRecord
+from dispy_trio.core.cluster import RETURN_SECONDS, ClusterMachine, ComputationRecord
 from dispy_trio.core.jobs import has_ended
 from dispy_trio.models import Job, JobStatus
 
@@ -102,6 +103,29 @@ def test_a_cancel_that_was_lost_with_the_connection_is_said_again() -> None:
     commands = tell(machine, e.NodeConnected("n", "1", state))
     assert messages.CancelJobs([1], [job.attempt]) in sent(commands)
     assert not has_ended(other)
+
+
+def test_a_node_that_is_away_has_a_moment_to_hear_that_all_is_to_end() -> None:
+    machine, (job,) = one_node(1)
+    tell(machine, e.NodeDisconnected("n", "reset"))
+    tell(machine, e.CloseRequested(1, terminate=True))
+    assert not has_ended(job)
+    assert machine.next_deadline() == RETURN_SECONDS
+    state = messages.SessionState("n", 1, "here", [1], [job.attempt], [1])
+    assert messages.CloseComputation(1, True) in sent(
+        tell(machine, e.NodeConnected("n", "1", state))
+    )
+
+
+def test_who_does_not_come_back_in_that_moment_is_lost() -> None:
+    machine, (job,) = one_node(1)
+    tell(machine, e.CloseRequested(1, terminate=True))
+    tell(machine, e.NodeDisconnected("n", "reset"))
+    commands = machine.handle(e.Tick(), now=machine.next_deadline())
+    machine.validate()
+    assert job.state is JobStatus.Abandoned
+    assert any(isinstance(command, c.CloseComplete) for command in commands)
+    assert machine.next_deadline() == math.inf
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -118,9 +118,13 @@ def pack_computation(
             f" not {type(computation).__name__}"
         )
     name = name or _name_of(computation)
-    check_kind(computation, f"the computation {name!r}")
+    is_async = check_kind(computation, f"the computation {name!r}", may_be_async=True)
     code = dict(depends.code)
     function = to_function(computation)
+    if is_async:
+        from dispy_trio.child.coroutines import Coroutine  # It imports Trio.
+
+        function = Coroutine(function)
     contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
     own = own_sources()
     sources = {**own.modules, **depends.sources}
@@ -192,11 +196,11 @@ def _name_of(computation: Callable[..., Any]) -> str:
     return getattr(computation, "__name__", None) or type(computation).__name__
 
 
-def check_kind(function: Callable[..., Any], what: str) -> None:
-    """See that a call runs the function, and returns what can travel.
+def check_kind(function: Callable[..., Any], what: str, *, may_be_async: bool = False) -> bool:
+    """See that a call runs the function, and returns what can travel; True for an async function.
 
     Raises:
-        TypeError: it is a generator function or an async one; says what to do.
+        TypeError: it is a generator function, or an async one that may be none; says what to do.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -207,11 +211,18 @@ def check_kind(function: Callable[..., Any], what: str) -> None:
             f"{what} is a generator function: it would return a generator, which stays where it is;"
             " return list(…) of what it yields"
         )
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"{what} is an async function, and nothing awaits it in a job; make it a function that"
-            " calls trio.run(…) or asyncio.run(…)"
+            f"{what} is an async generator function: it would return a generator, which stays where"
+            " it is; return a list of what it yields"
         )
+    is_async = inspect.iscoroutinefunction(function)
+    if is_async and not may_be_async:
+        raise TypeError(
+            f"{what} is an async function, and nothing awaits it; make it a function that calls"
+            " trio.run(…) or asyncio.run(…)"
+        )
+    return is_async
 
 
 # --- arguments ---------------------------------------------------------------------------------

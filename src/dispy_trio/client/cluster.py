@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 
 import trio
 from attrs import define, field
 
+from dispy_trio.child.functions import call
 from dispy_trio.client import forks
+from dispy_trio.client.blocks import async_block
 from dispy_trio.client.chunking import CallStream, ChunkSizer
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
@@ -21,10 +24,13 @@ from dispy_trio.client.jobs import UserJob, next_job_id
 from dispy_trio.client.keywords import with_suggestions
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.live import LiveOutput
-from dispy_trio.client.nodes import ClusterStatus, choose_nodes
+from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import Counter, count_of, watch_counter, watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.client.slots import SlotLimiter
+from dispy_trio.client.steering import Steering
+from dispy_trio.client.telling import Teller
 from dispy_trio.client.unseen import look_at
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -33,23 +39,39 @@ from dispy_trio.models import CONDITIONS_OF_MOST, JobExtras, JobOptions
 
 __all__ = ["Cluster", "open_cluster"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec as LaterParamSpec
+    from typing_extensions import TypeVar as LaterTypeVar
+
+    # Of a cluster without a computation.
+    P = LaterParamSpec("P", default=...)
+    T = LaterTypeVar("T", default=Any)
+else:
+    P = ParamSpec("P")
+    T = TypeVar("T")
 A = TypeVar("A")
 
 
 @define(eq=False, repr=False)
-class Cluster(Generic[P, T]):
+class Cluster(Steering, Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
     _engine: Engine
+    _teller: Teller = field(factory=Teller)
     _is_program: bool = False
+    _start_time: float = field(factory=time.time)
     _open: bool = True
     _next_number: int = 1
     _process: int = field(factory=forks.current_process)
 
+    limiter: trio.CapacityLimiter = field(init=False)
+    """One token for each slot of the nodes that are there: it follows them as they come and go, and
+    is 1 while there is none. `run_sync` takes one for each call."""
+
     def __attrs_post_init__(self) -> None:
         forks.watch(self)
+        self.limiter = trio.CapacityLimiter(1)
+        self._teller.add(SlotLimiter(self._engine.machine, self.limiter))
 
     def leave_to_parent(self) -> None:
         """This process is a fork of the one that the cluster was made in."""
@@ -78,6 +100,11 @@ class Cluster(Generic[P, T]):
         if forks.is_inherited(self._process):
             raise forks.made_elsewhere("the cluster", self._process)
 
+    def _check_open(self) -> None:
+        if not self._open:
+            self._check_process()
+            raise ClusterClosed("the cluster is closed and takes no more jobs")
+
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
 
@@ -88,9 +115,7 @@ class Cluster(Generic[P, T]):
         return self._submit(self._pack(args, kwargs))
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
-        if not self._open:
-            self._check_process()
-            raise ClusterClosed("the cluster is closed and takes no more jobs")
+        self._check_open()
         if self._is_program:
             if kwargs:
                 raise TypeError(f"a program takes no keywords: {sorted(kwargs)}")
@@ -132,6 +157,40 @@ class Cluster(Generic[P, T]):
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Submit a job and wait for its result; see `JobHandle.wait` for what it raises."""
         return await self.submit(*args, **kwargs).wait()
+
+    async def run_sync(
+        self,
+        function: Callable[..., A],
+        *args: Any,
+        kill_on_cancel: bool = False,
+        limit: int | None = None,
+        limiter: trio.CapacityLimiter | None = None,
+    ) -> A:
+        """Call a function in a process of a cluster without a computation; return what it returns.
+
+        It may be any function that can be cloudpickled: of the main program, a lambda, a closure, a
+        method. It is sent once, with what it refers to at its first call; the object of a method and
+        the arguments of a partial function go with each call.
+
+        Args:
+            function: what is called.
+            args: its arguments; for keywords use `functools.partial`.
+            kill_on_cancel: a cancelled call stops the function. Otherwise a call that has begun ends
+                with it, as of `trio.to_thread.run_sync`.
+            limit: calls of this function that may be under way at once; None for no limit.
+            limiter: bounds the calls that are made with it; `limiter` of this cluster when None.
+
+        Raises:
+            PickleArgumentError: names what can't be pickled.
+            JobTerminated: its process ended under it.
+            ClusterClosed: the cluster takes no more calls.
+            TypeError: the cluster has a computation, or the function is none that can be called so.
+            Exception: whatever the function raised, with the remote traceback as its cause.
+        """
+        raise TypeError(
+            f"this cluster runs {self.name!r}, by cluster.run(…); one that calls any function is made"
+            " by open_cluster()"
+        )
 
     def cancel(self, job: JobHandle[T]) -> None:
         """Stop a job, waiting or running."""
@@ -257,11 +316,6 @@ class Cluster(Generic[P, T]):
                     took(value)
                     yield value  # noqa: ASYNC119 - left early, it ends as late as the jobs do
 
-    def status(self) -> ClusterStatus:
-        """The nodes, and how many jobs have not ended."""
-        self._check_process()
-        return self._engine.status()
-
 
 class OptionedCluster(Generic[P, T]):
     """A cluster as seen by jobs that are to be run in some special way; see `Cluster.options`."""
@@ -296,9 +350,12 @@ class _Showing(Listener):
 
 
 @with_suggestions("open_cluster")
-@asynccontextmanager
+@async_block(
+    "open_cluster is for `async with open_cluster(…)`, in Trio programs; ordinary programs have"
+    " `with JobCluster(…)`"
+)
 async def open_cluster(
-    computation: Callable[P, T] | str,
+    computation: Callable[P, T] | str | None = None,
     nodes: Any = None,
     *,
     depends: Sequence[Any] = (),
@@ -319,13 +376,15 @@ async def open_cluster(
     connect_timeout: float | None = None,
     isolation: Isolation | None = None,
 ) -> AsyncIterator[Cluster[P, T]]:
-    """Run a function on the processors of a cluster.
+    """Run a function on the processors of a cluster, or any functions.
 
     Leaving the block normally waits for the jobs that are left. Leaving it by an exception or by
     cancellation stops them, and in either case no process of the computation is left anywhere.
 
     Args:
-        computation: what each job calls, any function that can be cloudpickled; or a program.
+        computation: what each job calls, any function that can be cloudpickled; or a program. An
+            async function is run by Trio in the worker, and cancelled there with its job. None for
+            a cluster that calls any function, by `Cluster.run_sync`.
         nodes: as of `JobCluster`; None starts an embedded node on this machine, unless the
             environment variable DISPY_TRIO_NODES names some.
         depends: what the computation needs beside itself; this and the next six are as of
@@ -378,8 +437,8 @@ async def open_cluster(
         options_of_all(isolation),
     )
     work = pack_work(
-        computation,
-        name=name,
+        call if computation is None else computation,
+        name=name or ("run_sync" if computation is None else None),
         depends=depends,
         setup=setup,
         cleanup=cleanup,
@@ -393,10 +452,22 @@ async def open_cluster(
         embedded = EmbeddedNode(
             cpus=cpus, secret_file=secret_file, secret=secret, certfile=certfile, keyfile=keyfile
         )
-    listener = _Showing() if live_output else Listener()
-    async with open_engine(work, settings, listener, embedded) as engine:
-        cluster: Cluster[P, T] = Cluster(engine, work.is_program)
-        try:
-            yield cluster
-        finally:
-            cluster._open = False
+    teller = Teller()
+    if live_output:
+        teller.add(_Showing())
+    with ExitStack() as after:
+        directory = ""
+        if computation is None:
+            directory = after.enter_context(TemporaryDirectory(prefix="dispy_trio_"))
+        async with open_engine(work, settings, teller, embedded) as engine:
+            cluster: Cluster[P, T]
+            if computation is None:
+                from dispy_trio.client.functions import FunctionCluster
+
+                cluster = FunctionCluster(engine, teller, directory)  # type: ignore[assignment]
+            else:
+                cluster = Cluster(engine, teller, work.is_program)
+            try:
+                yield cluster
+            finally:
+                cluster._open = False

@@ -268,7 +268,7 @@ class Engine:
                 if (link := self.links.get(key)) is not None:
                     link.send_bulk_job(command.computation, job)
             case c.SendJobWithFiles():
-                self._start(self._send_with_files, command)
+                self.start(self._send_with_files, command)
             case c.PrepareNode(node=key, incarnation=incarnation):
                 self._prepare(key, incarnation)
             case c.AnnounceStarted(jobs=jobs):
@@ -331,7 +331,7 @@ class Engine:
             self.nodes[key] = DispyNode(key, self.machine.nodes.get)
         return self.nodes[key]
 
-    def _start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+    def start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
         assert self._nursery is not None, "the engine runs when its core decides anything"
         self._nursery.start_soon(task, *args)
 
@@ -346,7 +346,7 @@ class Engine:
             self._settle(key, incarnation, self._allocate(self.machine.nodes[key]))
             return
         scope = self._preparing[key] = trio.CancelScope()
-        self._start(self._prepare_slowly, key, incarnation, scope)
+        self.start(self._prepare_slowly, key, incarnation, scope)
 
     def _allocate(self, record: NodeRecord) -> Allocation | None:
         if not self.allocations:
@@ -576,7 +576,7 @@ class Engine:
             feed=feed or self._feed,
             troubles=self.troubles,
             awaits=lambda number, attempt: self._awaits(key, number, attempt),
-            on_offer=lambda offered: self._start(self._fetch_offered, link, offered),
+            on_offer=lambda offered: self.start(self._fetch_offered, link, offered),
             watch_now=not all(a.is_plain for a in self.allocations),
         )
         nursery.start_soon(link.run)

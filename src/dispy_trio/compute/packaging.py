@@ -42,11 +42,13 @@ __all__ = [
     "check_kind",
     "exception_line",
     "map_private",
+    "name_of",
     "pack_arguments",
     "pack_calls",
     "pack_code",
     "pack_computation",
     "pack_setup_arguments",
+    "pickle_contents",
     "rewrite_segment",
     "split_parts",
     "unpack_calls",
@@ -117,7 +119,7 @@ def pack_computation(
             f"a computation is a function or another callable, or the path of a program,"
             f" not {type(computation).__name__}"
         )
-    name = name or _name_of(computation)
+    name = name or name_of(computation)
     is_async = check_kind(computation, f"the computation {name!r}", may_be_async=True)
     code = dict(depends.code)
     function = to_function(computation)
@@ -130,7 +132,7 @@ def pack_computation(
     sources = {**own.modules, **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
-        pickled, carried = _pickle_contents(computation, name, contents)
+        pickled, carried = pickle_contents(computation, name, contents)
     data, files = pack_data({**own.data, **depends.data})
     bundle = {
         "sources": sources,
@@ -144,9 +146,14 @@ def pack_computation(
     return Bundle(name, digest, packed, (*depends.files, *files), carried)
 
 
-def _pickle_contents(
+def pickle_contents(
     computation: Callable[..., Any], name: str, contents: dict[str, Any]
 ) -> tuple[bytes, Carried]:
+    """Pickle a computation and what goes with it, all in one.
+
+    Raises:
+        PickleArgumentError: names what can't be pickled.
+    """
     try:
         return Carried.with_computation(contents)
     except Exception as exc:
@@ -190,9 +197,10 @@ def pack_code(
     return Parts(pieces, sum(len(piece) for piece in pieces))
 
 
-def _name_of(computation: Callable[..., Any]) -> str:
+def name_of(computation: Callable[..., Any]) -> str:
+    """What people call it."""
     if isinstance(computation, functools.partial):
-        return _name_of(computation.func)
+        return name_of(computation.func)
     return getattr(computation, "__name__", None) or type(computation).__name__
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 import dispy_trio
 from dispy_trio.child.functions import DIRECTORY
@@ -263,22 +262,21 @@ async def test_the_limiter_follows_the_slots(world: World) -> None:
 
 
 @pytest.mark.parametrize("way", ["limit", "limiter", "cluster"])
-async def test_calls_are_bounded(world: World, way: str) -> None:
+async def test_calls_are_bounded(world: World, tmp_path: Path, way: str) -> None:
     own = trio.CapacityLimiter(1)
     options: dict[str, Any] = {"limit": {"limit": 1}, "limiter": {"limiter": own}}.get(way, {})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    function = functools.partial(touch_and_wait, str(tmp_path / "begun"), str(pipe))
     async with opened(world, cpus=1 if way == "cluster" else 2) as cluster:
         await cluster.run_sync(add, 1)
-        seen = []
-
-        async def call() -> None:
-            await cluster.run_sync(functools.partial(add, 1), **options)
-
         async with trio.open_nursery() as nursery:
             for _ in range(6):
+                call = functools.partial(cluster.run_sync, function, kill_on_cancel=True, **options)
                 nursery.start_soon(call)
-            await trio.testing.wait_all_tasks_blocked()
-            seen.append(cluster.status().jobs_pending)
-        assert seen == [1]
+            await until_exists(tmp_path / "begun")
+            assert cluster.status().jobs_pending == 1
+            nursery.cancel_scope.cancel()
 
 
 # --- programs of trio-parallel -----------------------------------------------------------------------
@@ -286,7 +284,6 @@ README = """
 import functools
 import multiprocessing
 import trio
-import trio.testing
 import dispy_trio as trio_parallel
 
 def loop(n):

@@ -114,6 +114,20 @@ class Cluster(Steering, Generic[P, T]):
         """
         return self._submit(self._pack(args, kwargs))
 
+    async def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """As `submit`, for one node. Of a node that is not there yet, the job waits for it.
+
+        Args:
+            node: a `DispyNode`, a name or an address.
+            args: of the computation.
+            kwargs: of the computation.
+
+        Raises:
+            ValueError: it is no node of this cluster, or is not used by it.
+            PickleArgumentError: names the argument that can't be pickled.
+        """
+        return await self.options().submit_node(node, *args, **kwargs)
+
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
         self._check_open()
         if self._is_program:
@@ -219,7 +233,17 @@ class Cluster(Steering, Generic[P, T]):
         Raises:
             Exception: what a call raised, with the remote traceback as its cause.
         """
-        values = self._results(iterables, buffersize, chunksize)
+        return self._map(iterables, self._submit, buffersize, chunksize, progress)
+
+    def _map(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        submit: Callable[[bytes | Parts], JobHandle[Any]],
+        buffersize: int | None,
+        chunksize: int | None,
+        progress: bool,
+    ) -> AsyncGenerator[T, None]:
+        values = self._results(iterables, submit, buffersize, chunksize)
         if not progress:
             return values
         counter = Counter(count_of(iterables))
@@ -228,13 +252,14 @@ class Cluster(Steering, Generic[P, T]):
     async def _results(
         self,
         iterables: tuple[Iterable[Any], ...],
+        submit: Callable[[bytes | Parts], JobHandle[Any]],
         buffersize: int | None,
         chunksize: int | None,
     ) -> AsyncGenerator[T, None]:
         self._check_process()
         machine = self._engine.machine
         carried = self._engine.work.carried
-        stream = CallStream(iterables, self._submit, buffersize, ChunkSizer(chunksize), carried)
+        stream = CallStream(iterables, submit, buffersize, ChunkSizer(chunksize), carried)
         try:
             while (under_way := stream.next_job(machine.slots)) is not None:
                 job, calls = under_way
@@ -324,6 +349,16 @@ class OptionedCluster(Generic[P, T]):
         self._cluster = cluster
         self._options = options
 
+    def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
+        """The same with more of the options of `Cluster.options`."""
+        return OptionedCluster(self._cluster, make_options(self._options, **options))
+
+    async def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """As `Cluster.submit_node`."""
+        key = await self._cluster._node_for_jobs(node)
+        payload = self._cluster._pack(args, kwargs)
+        return self._cluster._submit(payload, JobExtras(self._options, pinned=key))
+
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """As `Cluster.submit`."""
         payload = self._cluster._pack(args, kwargs)
@@ -332,6 +367,20 @@ class OptionedCluster(Generic[P, T]):
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Cluster.run`."""
         return await self.submit(*args, **kwargs).wait()
+
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+        progress: bool = False,
+    ) -> AsyncGenerator[T, None]:
+        """As `Cluster.map`; the options are those of each job, which may hold many calls."""
+
+        def submit(payload: bytes | Parts) -> JobHandle[Any]:
+            return self._cluster._submit(payload, JobExtras(self._options))
+
+        return self._cluster._map(iterables, submit, buffersize, chunksize, progress)
 
 
 class _Showing(Listener):

@@ -73,6 +73,17 @@ class Steering:
             raise ValueError(f"{node!r} is no node of this cluster")
         return found[0]
 
+    async def _node_for_jobs(self, node: Any) -> str:
+        """The key of the node that jobs may be pinned to.
+
+        Raises:
+            ValueError: there is none.
+        """
+        key = await self._key_of(node, awaited=True)
+        if not self._engine.may_run(key):
+            raise ValueError(f"node {key} runs no jobs of cluster {self.name}")
+        return key
+
     def _manage(self, event: e.NodeDeallocated | e.NodeRetired | e.NodeCpusSet) -> None:
         self._engine.manage(event)
         self._teller.slots_changed()

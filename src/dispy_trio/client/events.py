@@ -15,6 +15,7 @@ from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import DispyNode
 from dispy_trio.client.telling import Teller
 from dispy_trio.compute.packaging import unpack_result
+from dispy_trio.core.jobs import has_run
 
 __all__ = [
     "ClusterEvent",
@@ -31,7 +32,7 @@ __all__ = [
 
 @frozen
 class JobStarted:
-    """A job runs. Of one that is over within milliseconds only its end is told."""
+    """A job runs. Of one that is over soon it is told together with its end."""
 
     job: JobHandle[Any]
 
@@ -109,6 +110,8 @@ class ClusterEvents(Listener):
         self._missed = 0
         self._told = trio.Event()
         self._is_over = False
+        self._running: set[int] = set()
+        """Numbers of the jobs that were told of as running."""
 
     async def __aenter__(self) -> Self:
         await trio.lowlevel.checkpoint()
@@ -157,17 +160,24 @@ class ClusterEvents(Listener):
     # --- what the engine tells -------------------------------------------------------------------
     def started(self, jobs: Sequence[Any]) -> None:
         for job in jobs:
-            self._put(JobStarted(job))
+            if job.number not in self._running:
+                self._running.add(job.number)
+                self._put(JobStarted(job))
 
     def provisional(self, job: Any) -> None:
+        self.started([job])
         self._put(JobProvisional(job, job.extras.provisional))
 
     def requeued(self, node: str, jobs: Sequence[Any]) -> None:
         for job in jobs:
+            self._running.discard(job.number)
             self._put(JobRequeued(job, self._find_node(node)))
 
     def ended(self, jobs: Sequence[Any], again: bool) -> None:
         for job in jobs:
+            if has_run(job):
+                self.started([job])
+            self._running.discard(job.number)
             self._put(JobEnded(job))
 
     def node_usable(self, key: str) -> None:

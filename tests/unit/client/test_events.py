@@ -8,7 +8,15 @@ import pytest
 import trio
 import trio.testing
 
-from dispy_trio import EventsMissed, JobEnded, JobHandle, JobStarted, NodeLost, NodeUsable
+from dispy_trio import (
+    EventsMissed,
+    JobEnded,
+    JobHandle,
+    JobStarted,
+    JobStatus,
+    NodeLost,
+    NodeUsable,
+)
 from dispy_trio.client.events import ClusterEvents
 from dispy_trio.client.telling import Teller
 
@@ -69,6 +77,21 @@ async def test_what_is_too_much_is_told_where_it_is_missing() -> None:
             JobEnded(jobs[0]),
             JobEnded(jobs[1]),
             EventsMissed(2),
+        ]
+
+
+async def test_a_job_that_was_soon_over_has_started_too() -> None:
+    teller = Teller()
+    ran, waited = job(1), job(2)
+    ran.started_at, ran.outcome, ran.state = 1.0, 0, JobStatus.Finished
+    waited.state = JobStatus.Cancelled
+    async with ClusterEvents(teller, find_node, 10) as events:
+        teller.ended([ran, waited], again=False)
+        teller.over(None)
+        assert [event async for event in events] == [
+            JobStarted(ran),
+            JobEnded(ran),
+            JobEnded(waited),
         ]
 
 

@@ -8,8 +8,7 @@ function is missing all the same, the worker says so: it is put there, and the c
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -56,10 +55,8 @@ class _Known:
     """Why the last of those that failed did so."""
     _limiter: trio.CapacityLimiter | None = None
 
-    def limiter(self, limit: int | None) -> trio.CapacityLimiter | None:
+    def limiter(self, limit: int) -> trio.CapacityLimiter:
         """Of the calls of this function that have a limit; the last one told holds."""
-        if limit is None:
-            return None
         if self._limiter is None:
             self._limiter = trio.CapacityLimiter(limit)
         self._limiter.total_tokens = limit
@@ -128,18 +125,12 @@ class _Functions:
             known.changed = trio.Event()
 
 
-@asynccontextmanager
-async def _borrowed(limiter: trio.CapacityLimiter | None) -> AsyncIterator[None]:
-    """With a token of the limiter, which the task may have taken some of itself."""
-    if limiter is None:
-        yield
-        return
-    borrower = object()
-    await limiter.acquire_on_behalf_of(borrower)
+async def _take(limiter: trio.CapacityLimiter, borrower: object) -> None:
+    """Take a token; a checkpoint only where there is none, for a call has others."""
     try:
-        yield
-    finally:
-        limiter.release_on_behalf_of(borrower)
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    except trio.WouldBlock:
+        await limiter.acquire_on_behalf_of(borrower)
 
 
 class FunctionCluster(Cluster[..., Any]):
@@ -164,10 +155,19 @@ class FunctionCluster(Cluster[..., Any]):
         known = self._functions.know(plain)
         limiter = self.limiter if limiter is None else limiter
         payload = pack_call(known.packed, args, kwargs)
-        async with _borrowed(known.limiter(limit)), _borrowed(limiter):
+        limiters = [limiter] if limit is None else [known.limiter(limit), limiter]
+        borrower = object()  # A task may have some tokens itself.
+        taken: list[trio.CapacityLimiter] = []
+        try:
+            for one in limiters:
+                await _take(one, borrower)
+                taken.append(one)
             with trio.CancelScope(shield=not kill_on_cancel):
                 value: T = await self._call(known, payload)
-        return value
+            return value
+        finally:
+            for one in taken:
+                one.release_on_behalf_of(borrower)
 
     async def _call(self, known: _Known, payload: Any) -> Any:
         for _ in range(TRIES):

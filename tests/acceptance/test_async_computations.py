@@ -43,14 +43,14 @@ async def told(way: str) -> str:
     except trio.Cancelled:
         sys.stdout.write("Cancelled inside\n")
         if way == "value":
-            return "a value all the same"
+            return "a value all the same"  # noqa: ASYNC104 - a job may do so
         if way == "error":
-            raise ValueError("in its clean-up") from None
+            raise ValueError("in its clean-up") from None  # noqa: ASYNC104 - a job may do so
         raise
     raise AssertionError
 
 
-async def own_process(_number: int) -> int:
+async def own_process(_number: int) -> int:  # noqa: ASYNC124 - awaited all the same
     return os.getpid()
 
 

@@ -119,9 +119,7 @@ async def test_a_node_that_has_lost_a_function_is_given_it_again(world: World) -
         assert await cluster.run_sync(add, 2) == 3
 
 
-async def test_a_module_imported_later_goes_along(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_imported_later_goes_along(world: World, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.mkdir()
     (program / "imported_later.py").write_text("def triple(n):\n    return 3 * n\n")
@@ -137,7 +135,7 @@ async def test_a_module_imported_later_goes_along(
     assert run(world, program / "main.py") == "15\n"
 
 
-async def test_classes_of_the_main_program_stay_what_they_are(world: World, tmp_path: Path) -> None:
+def test_classes_of_the_main_program_stay_what_they_are(world: World, tmp_path: Path) -> None:
     program = tmp_path / "main.py"
     program.write_text(
         "import trio\n"
@@ -171,7 +169,7 @@ def run(world: World, program: Path) -> str:
 
 
 # --- errors ----------------------------------------------------------------------------------------
-async def wait(number: int) -> int:
+async def wait(number: int) -> int:  # noqa: ASYNC124 - never run
     return number
 
 

@@ -30,7 +30,8 @@ class AsyncBlock(AbstractAsyncContextManager[T], Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        return await self._manager.__aexit__(exc_type, exc, traceback)
+        # What it waits for is bounded by whoever wrote the block.
+        return await self._manager.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102
 
     def __enter__(self) -> NoReturn:
         raise TypeError(self._advice)

@@ -517,6 +517,6 @@ async def open_cluster(
             else:
                 cluster = Cluster(engine, teller, work.is_program)
             try:
-                yield cluster
+                yield cluster  # noqa: ASYNC119 - `async_block` makes a context manager of it
             finally:
                 cluster._open = False

@@ -29,7 +29,7 @@ from dispy_trio.compute.functions import (
 )
 from dispy_trio.compute.sources import own_sources
 from dispy_trio.core.nodes import NodeState
-from dispy_trio.errors import DispyError
+from dispy_trio.errors import ClusterClosed, DispyError
 from dispy_trio.models import JobFile
 
 __all__ = ["FunctionCluster"]
@@ -171,6 +171,8 @@ class FunctionCluster(Cluster[..., Any]):
 
     async def _call(self, known: _Known, payload: Any) -> Any:
         for _ in range(TRIES):
+            if self._engine.has_ended:
+                raise ClusterClosed("the cluster has ended, and takes no more calls")
             await self._functions.bring(known)
             self._check_open()
             job = self._submit(payload)

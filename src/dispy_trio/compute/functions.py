@@ -26,6 +26,9 @@ from dispy_trio.compute.sources import own_sources
 __all__ = ["PackedFunction", "is_lasting", "pack_call", "pack_function", "to_plain"]
 
 
+_CachedFunction = type(functools.cache(lambda: None))
+
+
 @frozen(eq=False)
 class PackedFunction:
     """A function on its way to nodes."""
@@ -63,7 +66,10 @@ def to_plain(
 
 def is_lasting(function: Callable[..., Any]) -> bool:
     """Is it the same in each call, as far as that can be told?"""
-    return isinstance(function, (types.FunctionType, type))
+    if isinstance(function, types.BuiltinFunctionType):
+        # Those of objects are methods, whose object may change.
+        return function.__self__ is None or isinstance(function.__self__, types.ModuleType)
+    return isinstance(function, (types.FunctionType, type, _CachedFunction))
 
 
 def pack_function(function: Callable[..., Any], known: Collection[str]) -> PackedFunction:

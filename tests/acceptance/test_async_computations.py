@@ -26,9 +26,6 @@ class Waiting:
     async def __call__(self, number: int) -> int:
         return await twice(number)
 
-    async def method(self, number: int) -> int:
-        return await twice(number)
-
 
 async def fail(number: int) -> int:
     await trio.lowlevel.checkpoint()
@@ -61,9 +58,7 @@ async def opened(world: World, computation: Any) -> AsyncIterator[Any]:
             yield cluster
 
 
-@pytest.mark.parametrize(
-    "computation", [twice, functools.partial(twice), Waiting(), Waiting().method]
-)
+@pytest.mark.parametrize("computation", [functools.partial(twice), Waiting()])
 async def test_what_an_async_function_returns_is_the_result(world: World, computation: Any) -> None:
     async with opened(world, computation) as cluster:
         assert await cluster.run(21) == 42

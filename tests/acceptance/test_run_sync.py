@@ -57,27 +57,27 @@ def adder(other: int) -> Callable[[int], int]:
     return lambda number: number + other
 
 
-@pytest.mark.parametrize(
-    ("function", "value"),
-    [
-        (add, 6),
-        (functools.partial(add, other=3), 8),
-        (functools.partial(functools.partial(operator.sub, 7)), 2),
-        (lambda number: number**2, 25),
-        (adder(100), 105),
-        (Counter().plus, 5),
-        (Counter(), -5),
-        (Counter.of_class, 50),
-        (Counter.of_nobody, -5),
-        (str, "5"),
-        (abs, 5),
-        (["a", "b", "c", "d", "e", "f", "g"][0:6].__getitem__, "f"),
-        (operator.neg, -5),
-    ],
-)
-async def test_any_function_is_called(world: World, function: Any, value: Any) -> None:
+CALLS: list[tuple[Any, Any]] = [
+    (add, 6),
+    (functools.partial(add, other=3), 8),
+    (functools.partial(functools.partial(operator.sub, 7)), 2),
+    (lambda number: number**2, 25),
+    (adder(100), 105),
+    (Counter().plus, 5),
+    (Counter(), -5),
+    (Counter.of_class, 50),
+    (Counter.of_nobody, -5),
+    (str, "5"),
+    (abs, 5),
+    (["a", "b", "c", "d", "e", "f", "g"][0:6].__getitem__, "f"),
+    (operator.neg, -5),
+]
+
+
+async def test_any_function_is_called(world: World) -> None:
     async with opened(world, cpus=1) as cluster:
-        assert await cluster.run_sync(function, 5) == value
+        for function, value in CALLS:
+            assert await cluster.run_sync(function, 5) == value
 
 
 async def test_what_may_change_between_calls_goes_with_each(world: World) -> None:
@@ -173,23 +173,21 @@ async def wait(number: int) -> int:  # noqa: ASYNC124 - never run
     return number
 
 
-@pytest.mark.parametrize(
-    ("function", "error", "text"),
-    [
-        (functools.partial(int, "x"), ValueError, "invalid literal"),
-        (wait, TypeError, "open_cluster\\(wait\\)"),
-        (3, TypeError, "calls a function, not int"),
-        (functools.partial(add, open), TypeError, "unsupported operand"),
-        (functools.partial(add, sys._getframe), TypeError, "unsupported operand"),
-        (functools.partial(add, sys._getframe()), dispy_trio.PickleArgumentError, "argument 1"),
-    ],
-)
-async def test_what_is_wrong_is_raised_here(
-    world: World, function: Any, error: type[Exception], text: str
-) -> None:
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (functools.partial(int, "x"), ValueError, "invalid literal"),
+    (wait, TypeError, "open_cluster\\(wait\\)"),
+    (3, TypeError, "calls a function, not int"),
+    (functools.partial(add, open), TypeError, "unsupported operand"),
+    (functools.partial(add, sys._getframe), TypeError, "unsupported operand"),
+    (functools.partial(add, sys._getframe()), dispy_trio.PickleArgumentError, "argument 1"),
+]
+
+
+async def test_what_is_wrong_is_raised_here(world: World) -> None:
     async with opened(world, cpus=1) as cluster:
-        with pytest.raises(error, match=text):
-            await cluster.run_sync(function)
+        for function, error, text in WRONG:
+            with pytest.raises(error, match=text):
+                await cluster.run_sync(function)
 
 
 async def test_each_kind_of_cluster_names_the_way_of_the_other(world: World) -> None:

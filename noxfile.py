@@ -31,7 +31,7 @@ ASYNC_RULES = [
     # 109: public entry points may carry documented timeouts. 9xx: optional rules, which ask for a
     # checkpoint on every path; functions here promise one only where their docstring does.
     "--extend-ignore=ASYNC109,ASYNC9",
-    "--per-file-ignores=src/dispy_trio/child/*:ASYNC",  # Trio never runs there
+    "--per-file-ignores=src/dispy_trio/child/*:ASYNC",  # Trio runs users' code alone there
     "--startable-in-context-manager=run,run_node,run_relay,run_scheduler",
 ]
 

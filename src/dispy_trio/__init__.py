@@ -23,9 +23,18 @@ if TYPE_CHECKING:
     from dispy_trio import httpd as httpd
     from dispy_trio import job as job
     from dispy_trio.child.alias import install_as_dispy as install_as_dispy
+    from dispy_trio.client.ambient import run_sync as run_sync
     from dispy_trio.client.blocking import JobCluster as JobCluster
     from dispy_trio.client.cluster import Cluster as Cluster
     from dispy_trio.client.cluster import open_cluster as open_cluster
+    from dispy_trio.client.events import ClusterEvents as ClusterEvents
+    from dispy_trio.client.events import EventsMissed as EventsMissed
+    from dispy_trio.client.events import JobEnded as JobEnded
+    from dispy_trio.client.events import JobProvisional as JobProvisional
+    from dispy_trio.client.events import JobRequeued as JobRequeued
+    from dispy_trio.client.events import JobStarted as JobStarted
+    from dispy_trio.client.events import NodeLost as NodeLost
+    from dispy_trio.client.events import NodeUsable as NodeUsable
     from dispy_trio.client.handles import JobHandle as JobHandle
     from dispy_trio.client.jobs import DispyJob as DispyJob
     from dispy_trio.client.nodes import ClusterStatus as ClusterStatus
@@ -54,6 +63,20 @@ _HOMES = {
     "Cluster": "client.cluster",
     "open_cluster": "client.cluster",
     "install_as_dispy": "child.alias",
+    "run_sync": "client.ambient",
+    **dict.fromkeys(
+        (
+            "ClusterEvents",
+            "EventsMissed",
+            "JobEnded",
+            "JobProvisional",
+            "JobRequeued",
+            "JobStarted",
+            "NodeLost",
+            "NodeUsable",
+        ),
+        "client.events",
+    ),
     "DispyJob": "client.jobs",
     "JobHandle": "client.handles",
     "JobStatus": "models",

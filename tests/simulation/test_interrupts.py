@@ -20,8 +20,8 @@ import pytest
 import trio
 from attrs import define, field
 
+from dispy_trio.client.blocks import AsyncBlock
 from dispy_trio.client.handles import JobHandle
-from dispy_trio.client.interrupts import at_checkpoints
 from dispy_trio.testing import deterministic_run
 
 from .kit import Simulation
@@ -94,7 +94,7 @@ def run(seed: int, at: int | None) -> Interrupter:
     async def use(interrupter: Interrupter) -> None:
         sys.setprofile(interrupter.profile)
         try:
-            async with at_checkpoints(simulation.open_cluster)() as cluster:
+            async with AsyncBlock(simulation.open_cluster(), "") as cluster:
                 jobs.extend(cluster.submit(n) for n in range(20))
                 assert await cluster.run(4) == 8
                 jobs[0].cancel()

@@ -43,3 +43,12 @@ optioned.submit("one")  # type: ignore[call-overload]
 
 # A job of a program's own.
 own: dispy.DispyJob[float] = dispy.DispyJob(None, (1,), {})
+
+
+async def call_any(limit: int) -> None:
+    async with dispy.open_cluster() as any_function:
+        assert_type(await any_function.run_sync(compute, 1), float)
+        assert_type(await dispy.run_sync(len, "abc", limit=limit), int)
+    async with dispy.open_cluster(compute) as trio_cluster:
+        assert_type(await trio_cluster.run(1), float)
+        assert_type(await trio_cluster.submit_node("host", 1), dispy.JobHandle[float])

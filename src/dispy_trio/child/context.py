@@ -14,6 +14,7 @@ __all__ = [
     "message_timeout",
     "node_address",
     "node_name",
+    "on_interrupt",
     "root",
 ]
 
@@ -43,6 +44,9 @@ def _never() -> bool:
 
 is_cancelled: Callable[[], bool] = _never
 """Was the job that runs cancelled, or has it run for too long?"""
+
+on_interrupt: Callable[[], None] | None = None
+"""What the job that runs wants done, in the signal's handler, in place of a KeyboardInterrupt."""
 
 
 def explain(exc: BaseException) -> None:

@@ -160,7 +160,9 @@ class Worker:
                     signal.raise_signal(signal.SIGTERM)
         if self._cancelled and self._cancelled == self._current != self._interrupted:
             self._interrupted = self._current
-            raise KeyboardInterrupt
+            if context.on_interrupt is None:
+                raise KeyboardInterrupt
+            context.on_interrupt()
 
     # --- the loop ------------------------------------------------------------------------------
     def run(self) -> NoReturn:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
 from dispy_trio import config
 from dispy_trio.client import forks
@@ -794,6 +794,16 @@ class JobCluster(Generic[P, T]):
 
     def __enter__(self) -> Self:
         return self
+
+    async def __aenter__(self) -> NoReturn:
+        self.close(terminate=True)
+        raise TypeError(
+            "a JobCluster is a block of an ordinary program, `with JobCluster(…)`; Trio programs have"
+            " `async with open_cluster(…)`"
+        )
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Never called: nothing was entered."""
 
     def __exit__(
         self,

@@ -19,16 +19,15 @@ from attrs import define, field
 
 from dispy_trio.client.jobs import DispyJob, SubmittedJob, snapshot
 from dispy_trio.client.nodes import DispyNode
+from dispy_trio.core.jobs import has_run
 from dispy_trio.errors import ResultUnpicklable
 from dispy_trio.logs import DispyLogger, log
-from dispy_trio.models import JobStatus, Outcome
+from dispy_trio.models import JobStatus
 
 __all__ = ["ClusterCallback", "JobCallback", "Notifier", "is_callback"]
 
 JobCallback = Callable[[DispyJob[Any]], object]
 ClusterCallback = Callable[[int, DispyNode | None, DispyJob[Any] | None], object]
-
-_NEVER_RAN = frozenset({Outcome.CANCELLED, Outcome.REFUSED})
 
 _queue: SimpleQueue[tuple[Notifier, Callable[[], object]]] = SimpleQueue()
 _thread: threading.Thread | None = None
@@ -122,8 +121,7 @@ class Notifier:
 
     def ended(self, jobs: Sequence[SubmittedJob[Any]]) -> None:
         for job in jobs:
-            ran = job.started_at is not None and job.outcome not in _NEVER_RAN
-            if ran and job.state in (JobStatus.Finished, JobStatus.Terminated):
+            if has_run(job):
                 # It was too short to be told of while it ran.
                 self.started([job])
             self._running.discard(job.number)

@@ -5,30 +5,35 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 from weakref import WeakSet
 
 import trio
 from attrs import define, field
 
+from dispy_trio.child.functions import call
 from dispy_trio.client import forks
+from dispy_trio.client.blocks import async_block
 from dispy_trio.client.embedded import EmbeddedNode
 from dispy_trio.client.engine import Engine, open_engine
 from dispy_trio.client.handles import JobHandle
 from dispy_trio.client.imports import refuse_in_import
-from dispy_trio.client.interrupts import at_checkpoints
 from dispy_trio.client.jobs import check_job, next_job_id
 from dispy_trio.client.keywords import with_suggestions
-from dispy_trio.client.mapping import CallFlow
-from dispy_trio.client.nodes import ClusterStatus, choose_nodes
+from dispy_trio.client.mapping import CallFlow, Errors
+from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.options import Isolation, Options, make_options, options_of_all
 from dispy_trio.client.progress import watch_engine
 from dispy_trio.client.settings import ClusterSettings, check_bool, check_range, pack_work
+from dispy_trio.client.slots import SlotLimiter
+from dispy_trio.client.steering import Steering
 from dispy_trio.client.stopping import extras_in_scope, extras_until
 from dispy_trio.client.streaming import Streaming
-from dispy_trio.client.streams import CLOSED
+from dispy_trio.client.streams import CLOSED, Stream
+from dispy_trio.client.telling import Teller
 from dispy_trio.client.trio_ears import TrioEars
 from dispy_trio.compute.packaging import Parts, pack_arguments
 from dispy_trio.config import PULSE_INTERVAL
@@ -38,16 +43,27 @@ from dispy_trio.runtime.threads import run_in_thread
 
 __all__ = ["Cluster", "open_cluster"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec as LaterParamSpec
+    from typing_extensions import TypeVar as LaterTypeVar
+
+    # Of a cluster without a computation.
+    P = LaterParamSpec("P", default=...)
+    T = LaterTypeVar("T", default=Any)
+else:
+    P = ParamSpec("P")
+    T = TypeVar("T")
+A = TypeVar("A")
 
 
 @define(eq=False, repr=False)
-class Cluster(Streaming[T], Generic[P, T]):
+class Cluster(Steering, Streaming[T], Generic[P, T]):
     """One computation on the nodes of a cluster, for Trio programs; see `open_cluster`."""
 
     _engine: Engine
+    _teller: Teller = field(factory=Teller)
     _is_program: bool = False
+    _start_time: float = field(factory=time.time)
     _open: bool = True
     _next_number: int = 1
     _origin: forks.Origin = field(factory=forks.Origin)
@@ -55,8 +71,14 @@ class Cluster(Streaming[T], Generic[P, T]):
     _maps: WeakSet[CallFlow[Any]] = field(factory=WeakSet)
     """Those that may be under way."""
 
+    limiter: trio.CapacityLimiter = field(init=False)
+    """One token for each slot of the nodes that are there: it follows them as they come and go, and
+    is 1 while there is none. `run_sync` takes one for each call."""
+
     def __attrs_post_init__(self) -> None:
         forks.watch(self)
+        self.limiter = trio.CapacityLimiter(1)
+        self._teller.add(SlotLimiter(self._engine.machine, self.limiter))
 
     def leave_to_parent(self) -> None:
         """This process is a fork of the one that the cluster was made in."""
@@ -98,6 +120,11 @@ class Cluster(Streaming[T], Generic[P, T]):
                 " any thread may use"
             )
 
+    def _check_open(self) -> None:
+        if not self._open:
+            self._check_process()
+            raise ClusterClosed("the cluster is closed and takes no more jobs")
+
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Queue a job and return its handle at once.
 
@@ -108,6 +135,20 @@ class Cluster(Streaming[T], Generic[P, T]):
                 how to submit from there.
         """
         return self._submit(self._pack(args, kwargs))
+
+    async def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """As `submit`, for one node. Of a node that is not there yet, the job waits for it.
+
+        Args:
+            node: a `DispyNode`, a name or an address.
+            args: of the computation.
+            kwargs: of the computation.
+
+        Raises:
+            ValueError: it is no node of this cluster, or is not used by it.
+            PickleArgumentError: names the argument that can't be pickled.
+        """
+        return await self.options().submit_node(node, *args, **kwargs)
 
     def _pack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | Parts:
         if self._is_program:
@@ -153,13 +194,15 @@ class Cluster(Streaming[T], Generic[P, T]):
             self._engine.wake()
         return job
 
-    def _submitter(self) -> Callable[[bytes | Parts], JobHandle[Any]]:
+    def _submitter(
+        self, options: JobOptions | None = None
+    ) -> Callable[[bytes | Parts], JobHandle[Any]]:
         """Submits jobs, in whatever task, that have to have ended when this task's scopes want it."""
         deadline = trio.current_effective_deadline()
         of_all = self._engine.settings.options
-        if extras_until(deadline, None, of_all) is None:
+        if extras_until(deadline, options, of_all) is None:
             return self._submit
-        return lambda payload: self._submit(payload, extras_until(deadline, None, of_all))
+        return lambda payload: self._submit(payload, extras_until(deadline, options, of_all))
 
     async def run(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Submit a job and wait for its result; see `JobHandle.wait` for what it raises, and for what
@@ -173,6 +216,40 @@ class Cluster(Streaming[T], Generic[P, T]):
             await trio.lowlevel.checkpoint_if_cancelled()
         job: JobHandle[T] = self._submit(self._pack(args, kwargs), extras)
         return await job.wait()
+
+    async def run_sync(
+        self,
+        function: Callable[..., A],
+        *args: Any,
+        kill_on_cancel: bool = False,
+        limit: int | None = None,
+        limiter: trio.CapacityLimiter | None = None,
+    ) -> A:
+        """Call a function in a process of a cluster without a computation; return what it returns.
+
+        It may be any function that can be cloudpickled: of the main program, a lambda, a closure, a
+        method. It is sent once, with what it refers to at its first call; the object of a method and
+        the arguments of a partial function go with each call.
+
+        Args:
+            function: what is called.
+            args: its arguments; for keywords use `functools.partial`.
+            kill_on_cancel: a cancelled call stops the function. Otherwise a call that has begun ends
+                with it, as of `trio.to_thread.run_sync`.
+            limit: calls of this function that may be under way at once; None for no limit.
+            limiter: bounds the calls that are made with it; `limiter` of this cluster when None.
+
+        Raises:
+            PickleArgumentError: names what can't be pickled.
+            JobTerminated: its process ended under it.
+            ClusterClosed: the cluster takes no more calls.
+            TypeError: the cluster has a computation, or the function is none that can be called so.
+            Exception: whatever the function raised, with the remote traceback as its cause.
+        """
+        raise TypeError(
+            f"this cluster runs {self.name!r}, by cluster.run(…); one that calls any function is made"
+            " by open_cluster()"
+        )
 
     def cancel(self, job: JobHandle[T]) -> None:
         """Stop a job, waiting or running.
@@ -212,11 +289,6 @@ class Cluster(Streaming[T], Generic[P, T]):
 
         return watch_engine(self._engine.work.opening.name, self._engine, read)
 
-    def status(self) -> ClusterStatus:
-        """The nodes, and how many jobs have not ended."""
-        self._check_process()
-        return self._engine.status()
-
 
 class OptionedCluster(Generic[P, T]):
     """A cluster as seen by jobs that are to be run in some special way; see `Cluster.options`."""
@@ -224,6 +296,16 @@ class OptionedCluster(Generic[P, T]):
     def __init__(self, cluster: Cluster[P, T], options: JobOptions) -> None:
         self._cluster = cluster
         self._options = options
+
+    def options(self, **options: Unpack[Options]) -> OptionedCluster[P, T]:
+        """The same with more of the options of `Cluster.options`."""
+        return OptionedCluster(self._cluster, make_options(self._options, **options))
+
+    async def submit_node(self, node: Any, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """As `Cluster.submit_node`."""
+        key = await self._cluster._node_for_jobs(node)
+        payload = self._cluster._pack(args, kwargs)
+        return self._cluster._submit(payload, JobExtras(self._options, pinned=key))
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """As `Cluster.submit`."""
@@ -237,12 +319,36 @@ class OptionedCluster(Generic[P, T]):
         job: JobHandle[T] = self._cluster._submit(self._cluster._pack(args, kwargs), extras)
         return await job.wait()
 
+    def map(
+        self,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+        ordered: bool = True,
+        errors: Errors = "raise",
+        source_in_thread: bool = False,
+        progress: bool = False,
+    ) -> Stream[T]:
+        """As `Cluster.map`; the options are those of each job, which may hold many calls."""
+        return self._cluster._map(
+            self._cluster._submitter(self._options),
+            iterables,
+            buffersize=buffersize,
+            chunksize=chunksize,
+            ordered=ordered,
+            errors=errors,
+            source_in_thread=source_in_thread,
+            progress=progress,
+        )
+
 
 @with_suggestions("open_cluster")
-@at_checkpoints
-@asynccontextmanager
+@async_block(
+    "open_cluster is for `async with open_cluster(…)`, in Trio programs; ordinary programs have"
+    " `with JobCluster(…)`"
+)
 async def open_cluster(
-    computation: Callable[P, T] | str,
+    computation: Callable[P, T] | str | None = None,
     nodes: Any = None,
     *,
     depends: Sequence[Any] = (),
@@ -264,13 +370,15 @@ async def open_cluster(
     isolation: Isolation | None = None,
     grace: float | None = None,
 ) -> AsyncIterator[Cluster[P, T]]:
-    """Run a function on the processors of a cluster.
+    """Run a function on the processors of a cluster, or any functions.
 
     Leaving the block normally waits for the jobs that are left. Leaving it by an exception or by
     cancellation stops them, and in either case no process of the computation is left anywhere.
 
     Args:
-        computation: what each job calls, any function that can be cloudpickled; or a program.
+        computation: what each job calls, any function that can be cloudpickled; or a program. An
+            async function is run by Trio in the worker, and cancelled there with its job. None for
+            a cluster that calls any function, by `Cluster.run_sync`.
         nodes: as of `JobCluster`; None starts an embedded node on this machine, unless the
             environment variable DISPY_TRIO_NODES names some.
         depends: what the computation needs beside itself; this and the next six are as of
@@ -325,8 +433,8 @@ async def open_cluster(
         options_of_all(isolation),
     )
     work = pack_work(
-        computation,
-        name=name,
+        call if computation is None else computation,
+        name=name or ("run_sync" if computation is None else None),
         depends=depends,
         setup=setup,
         cleanup=cleanup,
@@ -342,14 +450,26 @@ async def open_cluster(
         embedded = EmbeddedNode(
             cpus=cpus, secret_file=secret_file, secret=secret, certfile=certfile, keyfile=keyfile
         )
-    try:
-        async with open_engine(work, settings, ears, embedded) as engine:
-            cluster: Cluster[P, T] = Cluster(engine, work.is_program)
-            ears.on_node = cluster._on_node
-            try:
-                yield cluster
-            finally:
-                cluster._open = False
-                cluster._end_maps()
-    finally:
-        await ears.aclose()
+    teller = Teller()
+    teller.add(ears)
+    with ExitStack() as after:
+        directory = ""
+        if computation is None:
+            directory = after.enter_context(TemporaryDirectory(prefix="dispy_trio_"))
+        try:
+            async with open_engine(work, settings, teller, embedded) as engine:
+                cluster: Cluster[P, T]
+                if computation is None:
+                    from dispy_trio.client.functions import FunctionCluster
+
+                    cluster = FunctionCluster(engine, teller, directory)  # type: ignore[assignment]
+                else:
+                    cluster = Cluster(engine, teller, work.is_program)
+                ears.on_node = cluster._on_node
+                try:
+                    yield cluster  # noqa: ASYNC119 - `async_block` makes a context manager of it
+                finally:
+                    cluster._open = False
+                    cluster._end_maps()
+        finally:
+            await ears.aclose()

@@ -28,6 +28,10 @@ class JobHandle(UserJob[T]):
 
     _cluster: Cluster[..., Any] | None = field(default=None, repr=False)
 
+    def __dir__(self) -> list[str]:
+        """What it is to its users; it is also the record of the scheduling core."""
+        return [*_SHOWN, *(name for name in super().__dir__() if name.startswith("__"))]
+
     async def wait_ended(self) -> None:
         """Wait until the job has its final status; cancelling the wait leaves the job alone.
 
@@ -86,3 +90,27 @@ class JobHandle(UserJob[T]):
         """
         if self._cluster is not None:
             self._cluster.cancel(self)
+
+
+_SHOWN = [
+    "cancel",
+    "end_time",
+    "ended",
+    "exception",
+    "host",
+    "id",
+    "ip_addr",
+    "node",
+    "progress",
+    "reason",
+    "result",
+    "start_time",
+    "status",
+    "stderr",
+    "stdout",
+    "submit_time",
+    "wait",
+    "wait_ended",
+    *(status.name for status in JobStatus),
+]
+"""The attributes of a `JobHandle`."""

@@ -42,5 +42,8 @@ class Listener:
     def node_status(self, key: str) -> None:
         """A node has told what is free on it."""
 
+    def slots_changed(self) -> None:
+        """The user has changed what is used of the nodes."""
+
     def over(self, failure: Exception | None) -> None:
         """No more jobs are taken; with `failure`, because of that."""

@@ -43,11 +43,13 @@ __all__ = [
     "check_kind",
     "exception_line",
     "map_private",
+    "name_of",
     "pack_arguments",
     "pack_calls",
     "pack_code",
     "pack_computation",
     "pack_setup_arguments",
+    "pickle_contents",
     "rewrite_segment",
     "split_parts",
     "unpack_calls",
@@ -118,16 +120,20 @@ def pack_computation(
             f"a computation is a function or another callable, or the path of a program,"
             f" not {type(computation).__name__}"
         )
-    name = name or _name_of(computation)
-    check_kind(computation, f"the computation {name!r}")
+    name = name or name_of(computation)
+    is_async = check_kind(computation, f"the computation {name!r}", may_be_async=True)
     code = dict(depends.code)
     function = to_function(computation)
+    if is_async:
+        from dispy_trio.child.coroutines import Coroutine  # It imports Trio.
+
+        function = Coroutine(function)
     contents = {"function": function, "code": code, "setup": setup, "cleanup": cleanup}
     own = own_sources()
     sources = {**own.modules, **depends.sources}
     objects = [computation, *code.values(), *filter(None, (setup, cleanup))]
     with by_value(code.values(), objects, sources):
-        pickled, carried = _pickle_contents(computation, name, contents)
+        pickled, carried = pickle_contents(computation, name, contents)
     data, files = pack_data({**own.data, **depends.data})
     bundle = {
         "sources": sources,
@@ -141,9 +147,14 @@ def pack_computation(
     return Bundle(name, digest, packed, (*depends.files, *files), carried)
 
 
-def _pickle_contents(
+def pickle_contents(
     computation: Callable[..., Any], name: str, contents: dict[str, Any]
 ) -> tuple[bytes, Carried]:
+    """Pickle a computation and what goes with it, all in one.
+
+    Raises:
+        PickleArgumentError: names what can't be pickled.
+    """
     try:
         return Carried.with_computation(contents)
     except Exception as exc:
@@ -187,17 +198,18 @@ def pack_code(
     return Parts(pieces, sum(len(piece) for piece in pieces))
 
 
-def _name_of(computation: Callable[..., Any]) -> str:
+def name_of(computation: Callable[..., Any]) -> str:
+    """What people call it."""
     if isinstance(computation, functools.partial):
-        return _name_of(computation.func)
+        return name_of(computation.func)
     return getattr(computation, "__name__", None) or type(computation).__name__
 
 
-def check_kind(function: Callable[..., Any], what: str) -> None:
-    """See that a call runs the function, and returns what can travel.
+def check_kind(function: Callable[..., Any], what: str, *, may_be_async: bool = False) -> bool:
+    """See that a call runs the function, and returns what can travel; True for an async function.
 
     Raises:
-        TypeError: it is a generator function or an async one; says what to do.
+        TypeError: it is a generator function, or an async one that may be none; says what to do.
     """
     while isinstance(function, functools.partial):
         function = function.func
@@ -208,11 +220,18 @@ def check_kind(function: Callable[..., Any], what: str) -> None:
             f"{what} is a generator function: it would return a generator, which stays where it is;"
             " return list(…) of what it yields"
         )
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"{what} is an async function, and nothing awaits it in a job; make it a function that"
-            " calls trio.run(…) or asyncio.run(…)"
+            f"{what} is an async generator function: it would return a generator, which stays where"
+            " it is; return a list of what it yields"
         )
+    is_async = inspect.iscoroutinefunction(function)
+    if is_async and not may_be_async:
+        raise TypeError(
+            f"{what} is an async function, and nothing awaits it; make it a function that calls"
+            " trio.run(…) or asyncio.run(…)"
+        )
+    return is_async
 
 
 # --- arguments ---------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ class Carried:
         """Will nodes find it by its name? Not when that has become another's meanwhile."""
         return id(kind) in self._classes and kind.__module__ in MAINS and is_found(kind)
 
+    def __len__(self) -> int:
+        return len(self._classes)
+
     def record(self, kind: type) -> bool:
         """Remember a class that goes by value; False when its name does not lead to it."""
         outer, _, inner = kind.__qualname__.partition(".")

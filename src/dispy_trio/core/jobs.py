@@ -16,7 +16,7 @@ from typing import TypeVar
 from dispy_trio.errors import IllegalMove
 from dispy_trio.models import Job, JobStatus, Outcome
 
-__all__ = ["ENDED", "MOVES", "draw", "has_ended", "move", "status_of", "try_again"]
+__all__ = ["ENDED", "MOVES", "draw", "has_ended", "has_run", "move", "status_of", "try_again"]
 
 S = TypeVar("S", bound=Enum)
 
@@ -96,3 +96,10 @@ def draw(moves: Mapping[S, frozenset[S]]) -> str:
         if not targets:
             lines.append(f"    {source.name} --> [*]")
     return "\n".join(lines)
+
+
+def has_run(job: Job) -> bool:
+    """Did a job that has ended run before, and not only wait?"""
+    if job.started_at is None or job.outcome in (Outcome.CANCELLED, Outcome.REFUSED):
+        return False
+    return job.state in (JobStatus.Finished, JobStatus.Terminated)

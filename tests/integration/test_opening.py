@@ -67,7 +67,7 @@ async def test_the_embedded_node_ends_when_its_opening_is_cancelled(
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(use)
-            while not nodes:
+            while not nodes:  # noqa: ASYNC110 - it is to be seen at once
                 await trio.lowlevel.checkpoint()
             for _ in range(checkpoints):
                 await trio.lowlevel.checkpoint()

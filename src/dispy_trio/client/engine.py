@@ -766,14 +766,14 @@ async def open_engine(
         )
     except BaseException:
         if embedded is not None:
-            await see_off(embedded)
+            await see_off(embedded)  # noqa: ASYNC102 - shielded, and bounded
         raise
     error: BaseException | None = None
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             # Not `nursery.start`, which waits for ever when it is interrupted: this task is shielded.
-            nursery.start_soon(engine.run)
+            nursery.start_soon(engine.run)  # noqa: ASYNC113 - `running` tells
             try:
                 await engine.running.wait()
                 if settings.connect_timeout is not None:
@@ -803,7 +803,7 @@ async def open_engine(
             engine.unseen.tell(work.opening.name, engine.jobs_ended)
         engine.end_left(f"the cluster ended: {failure or 'closed'}")
         if engine.keeper is not None:
-            await see_off(engine.keeper.node)
+            await see_off(engine.keeper.node)  # noqa: ASYNC102 - shielded, and bounded
     if failure is not None:
         # That the block was cancelled for it is no error of the block's.
         own = _without_cancelled(error)
@@ -819,7 +819,7 @@ async def _shut_down(engine: Engine, *, terminate: bool) -> BaseException | None
     try:
         await engine.shut_down(terminate=terminate)
     except BaseException as exc:  # noqa: ASYNC103
-        return exc
+        return exc  # noqa: ASYNC104
     return None
 
 

@@ -99,6 +99,13 @@ class ComputationRecord:
         waiting = len(self.queue) - self.ended_in_queue + self.waiting_aside
         return waiting + self.outstanding
 
+    def first(self) -> Job | None:
+        """The job whose turn in `queue` it is, if one is there. Those that have ended go."""
+        while self.queue and self.queue[0].state in ENDED:
+            self.queue.popleft()
+            self.ended_in_queue -= 1
+        return self.queue[0] if self.queue else None
+
     @property
     def conditions(self) -> Conditions | None:
         """Of its jobs that have no extras; None for those of most."""
@@ -379,15 +386,8 @@ class Placement:
                 node.pinned.popleft()
                 continue
             options = extras_of(job).options
-            if (
-                from_heap
-                and record.queue
-                and (-options.priority, job.number)
-                > (
-                    0,
-                    record.queue[0].number,
-                )
-            ):
+            first = record.first() if from_heap else None
+            if first is not None and (-options.priority, job.number) > (0, first.number):
                 break
             conditions = options.conditions
             if _is_picky(conditions) and not node.fits(conditions):

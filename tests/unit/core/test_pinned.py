@@ -11,7 +11,7 @@ from dispy_trio import messages
 from dispy_trio.core import commands as c
 from dispy_trio.core import events as e
 from dispy_trio.core.cluster import ClusterMachine, ComputationRecord
-from dispy_trio.models import Job, JobExtras, JobStatus
+from dispy_trio.models import Conditions, Job, JobExtras, JobOptions, JobStatus
 
 NODE = "10.0.0.1:9701"
 
@@ -111,3 +111,17 @@ def test_it_ends_with_the_reason_when_the_node_is_not_used(machine: ClusterMachi
     assert early.reply == (
         f"node alpha ({NODE}), which it was to run on: the cluster does not use it".encode()
     )
+
+
+def test_a_job_with_options_is_not_kept_by_one_that_was_cancelled_before_it(
+    machine: ClusterMachine,
+) -> None:
+    plain = Job(1, b"x")
+    machine.computations[1].queue.append(plain)
+    tell(machine, e.JobsSubmitted())
+    tell(machine, e.JobCancelRequested(plain))
+    assert plain.state is JobStatus.Cancelled
+    options = JobOptions(Conditions(timeout=5.0))
+    assert tell(machine, e.JobQueued(Job(2, b"x", extras=JobExtras(options)))) == []
+    connect(machine)
+    assert make_ready(machine) == [2]

@@ -196,3 +196,10 @@ def seeds(session: nox.Session) -> None:
     """Two thousand programs that use a cluster while nodes fail, in virtual time."""
     session.install("-e", ".", *group("test"))
     session.run("python", "-W", "error", "-m", "tests.soak.users", *session.posargs)
+
+
+@nox.session
+def leaving(session: nox.Session) -> None:
+    """Five hundred cancels and as many interrupts of programs with real processes, at any moment."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "tests.soak.leaving", *session.posargs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import Any
 
@@ -11,6 +13,8 @@ import trio
 import trio.testing
 
 from dispy_trio import JobCancelled, JobStarted, open_cluster
+from dispy_trio.client.embedded import EmbeddedNode
+from dispy_trio.client.keeping import END_GRACE, see_off
 
 LIMIT = 30.0
 
@@ -83,3 +87,15 @@ def test_deadlines_round_real_jobs_are_those_of_a_mock_clock() -> None:
             assert await cluster.run(0) is None
 
     trio.run(use, clock=clock)
+
+
+def test_an_embedded_node_that_does_not_end_is_killed_in_time() -> None:
+    node = EmbeddedNode(cpus=1, secret="a password")
+    os.kill(node.pid, signal.SIGSTOP)
+
+    async def main() -> float:
+        await see_off(node)
+        return trio.current_time()
+
+    assert trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)) == END_GRACE
+    assert node.exit_code() == -signal.SIGKILL

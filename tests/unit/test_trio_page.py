@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dispy_trio.client.engine import CLOSE_GRACE, GOODBYE_GRACE
+from dispy_trio.client.keeping import END_GRACE
 from dispy_trio.client.stopping import ANSWER_SECONDS
 from dispy_trio.models import GRACE, KILL_SECONDS
 
@@ -59,6 +60,7 @@ def test_seconds_are_those_that_hold_when_nothing_is_said() -> None:
     abandoned = f"`grace` + {answer:g}, so {GRACE + answer:g}"
     assert seconds == ["at once", closing, "at once", killed, abandoned, closing, closing]
     assert f"sets the grace, {GRACE:g} seconds" in TEXT
+    assert f"An embedded node has {END_GRACE:g} seconds more" in TEXT
 
 
 def test_nothing_is_promised_but_in_such_lines() -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from dispy_trio import messages
-from dispy_trio.client.engine import Doors, Engine, open_engine
+from dispy_trio.client.engine import CLOSE_GRACE, GOODBYE_GRACE, Doors, Engine, open_engine
 from dispy_trio.client.listening import Listener
 from dispy_trio.client.nodes import choose_nodes
 from dispy_trio.client.settings import ClusterSettings, Work
@@ -14,7 +14,7 @@ from dispy_trio.testing import deterministic_run, seeded_tokens
 
 from .kit import PORT, SECRET, Simulation
 
-SECONDS = 10.0
+SECONDS = CLOSE_GRACE + GOODBYE_GRACE
 """That closing may take, in virtual time; nobody has a job."""
 
 

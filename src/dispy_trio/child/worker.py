@@ -239,7 +239,7 @@ class Worker:
                     value = self._function(*args, **kwargs)
                 elif kwargs is None:
                     value = self._many(args)
-                elif kwargs is False:
+                elif kwargs is True:
                     value = self._all(args)
                 else:
                     value = self._with_code(*args)

@@ -273,9 +273,8 @@ def pack_calls(
     Raises:
         PickleArgumentError: names the argument that can't be pickled.
     """
-    how: Literal[False] | None = (
-        False if to_the_end else None
-    )  # In the place of keywords: see `child.worker`.
+    # In the place of keywords, of which False is for `pack_code`: see `child.worker`.
+    how: Literal[True] | None = True if to_the_end else None
     try:
         data = pickle.dumps((calls, how), 5)
         if _MAIN in data:
@@ -295,11 +294,12 @@ def pack_setup_arguments(arguments: Sequence[Any], carried: Carried) -> bytes:
 
 
 def _pack_large(
-    args: tuple[Any, ...], kwargs: dict[str, Any] | Literal[False] | None, carried: Carried
+    args: tuple[Any, ...], kwargs: dict[str, Any] | Literal[True] | None, carried: Carried
 ) -> bytes | Parts:
+    named = kwargs if isinstance(kwargs, dict) else {}
     shielded = (
         parts.shield(args),
-        {k: parts.shield(v) for k, v in kwargs.items()} if kwargs else kwargs,
+        {k: parts.shield(v) for k, v in named.items()} if named else kwargs,
     )
     buffers: list[memoryview]
     try:
@@ -310,16 +310,16 @@ def _pack_large(
         try:
             data, buffers = parts.dump(shielded, carried.dumps)
         except Exception as exc:
-            raise _blame(args, kwargs or {}, exc) from exc
+            raise _blame(args, named, exc) from exc
     size = len(data) + sum(len(buffer) for buffer in buffers)
     if not buffers and size <= BULK_THRESHOLD:
         return data
-    return Parts([data, *buffers], size, copied=len(buffers) == _count_raw(args, kwargs))
+    return Parts([data, *buffers], size, copied=len(buffers) == _count_raw(args, named))
 
 
-def _count_raw(args: tuple[Any, ...], kwargs: dict[str, Any] | Literal[False] | None) -> int:
+def _count_raw(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """How many buffers are plain bytes, which unpickling copies."""
-    values = [*args, *(kwargs or {}).values()]
+    values = [*args, *kwargs.values()]
     return sum(type(v) in (bytes, bytearray) and len(v) >= parts.BIG for v in values)
 
 

@@ -59,8 +59,8 @@ class FakeEngine:
         """Run a job that waits."""
         self.queue.remove(job)
         args, kwargs = pickle.loads(job.payload)
-        if kwargs is None or kwargs is False:
-            job.reply = pickle.dumps(self._call_many(args, to_the_end=kwargs is False))
+        if kwargs is None or kwargs is True:
+            job.reply = pickle.dumps(self._call_many(args, to_the_end=kwargs is True))
         else:
             job.reply = pickle.dumps(self.function(*args, **kwargs))
         job.started_at, job.ended_at = 1.0, 1.0001

@@ -38,6 +38,9 @@ class Steering:
     _teller: Teller
     _start_time: float
 
+    def _check_process(self) -> None:
+        raise NotImplementedError
+
     def _check_open(self) -> None:
         raise NotImplementedError
 
@@ -202,6 +205,7 @@ class Steering:
 
     def status(self) -> ClusterStatus:
         """The nodes, and how many jobs have not ended."""
+        self._check_process()
         return self._engine.status()
 
     def print_status(self, wall_time: float | None = None) -> None:

@@ -13,8 +13,8 @@ is forgotten; where the node is to end what absent clients run, so is one with j
 comes back after that is told, so that it does not take what is gone for what has never run.
 
 The cancel ladder of a running job: SIGINT at once, SIGTERM after its grace, which is 5 s if nobody
-says more, SIGKILL 2 s later, each to the process group of that very job. Before the first rung what waits behind the job in its worker
-is recalled, so that no other job suffers.
+says more, SIGKILL 2 s later, each to the process group of that very job. Before the first rung what
+waits behind the job in its worker is recalled, so that no other job suffers.
 """
 
 from __future__ import annotations
